@@ -1,0 +1,137 @@
+"""Run a strategy on many questions at once: the only place where searching and writing happen.
+
+Teacher rollouts, evaluation and single questions share this driver, so they cannot drift apart.
+Questions in flight advance together, so that searches and completions come in batches.
+
+>>> trajectories = run(questions, strategy=IRCoT(), retriever=index, lm=lm,
+...                    setting=Setting(template, k=4))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from steper.prompts import ANSWER_CUE, Template, first_sentence
+from steper.protocols import LM, Finish, Generate, Request, Retriever, Search, Strategy
+from steper.types import Passage, Question, Step, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What stays the same over all questions of a run.
+
+    Attributes:
+        template: prompt wording.
+        k: passages retrieved per search; those already seen are dropped from them.
+        in_flight: questions advanced together.
+    """
+
+    template: Template
+    k: int = 4
+    in_flight: int = 64
+
+
+@dataclass(slots=True)
+class _Run:
+    """One question under way."""
+
+    question: Question
+    steps: list[Step] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
+    searched: Search | None = None
+    new: tuple[Passage, ...] = ()
+
+    def receive(self, found: Iterable[Passage]) -> None:
+        """Append the passages not seen before, in retrieval order; nothing is ever re-sorted."""
+        seen = {passage.id for passage in self.passages}
+        self.new = tuple(passage for passage in found if passage.id not in seen)
+        self.passages += self.new
+
+    def write(self, sentence: str) -> Step:
+        """Close the step under way with its sentence."""
+        query = self.searched.query if self.searched else ""
+        step = Step(query, self.new, sentence)
+        self.steps.append(step)
+        self.searched, self.new = None, ()
+        return step
+
+
+def run(
+    questions: Iterable[Question],
+    *,
+    strategy: Strategy,
+    retriever: Retriever,
+    lm: LM,
+    setting: Setting,
+    on_step: Callable[[Question, Step], None] | None = None,
+) -> Iterator[Trajectory]:
+    """Yield each question's trajectory as soon as it is complete (not in question order).
+
+    Args:
+        questions: taken one by one, so they may come from a stream.
+        strategy: decides what happens next in each run.
+        retriever: where passages come from.
+        lm: who writes.
+        setting: prompt wording, passages per search, questions in flight.
+        on_step: called after each completed step, for live display.
+    """
+    waiting = iter(questions)
+    active = [_Run(question) for question in islice(waiting, setting.in_flight)]
+    while active:
+        generating: list[tuple[_Run, Generate]] = []
+        searching: list[tuple[_Run, Search]] = []
+        going: list[_Run] = []
+        for item in active:
+            match strategy.next(item.question, item.steps, item.searched):
+                case Finish(answer, stopped):
+                    yield Trajectory(item.question, tuple(item.steps), answer, stopped)
+                    continue
+                case Search() as search:
+                    searching.append((item, search))
+                case Generate() as generate:
+                    generating.append((item, generate))
+            going.append(item)
+        _search(searching, retriever, setting.k)
+        _generate(generating, lm, setting.template, on_step)
+        going += [_Run(q) for q in islice(waiting, setting.in_flight - len(going))]
+        active = going
+
+
+def _search(items: list[tuple[_Run, Search]], retriever: Retriever, k: int) -> None:
+    if not items:
+        return
+    found = retriever.search([search.query for _, search in items], k)
+    for (item, search), passages in zip(items, found, strict=True):
+        item.searched = search
+        item.receive(passages)
+
+
+def _generate(
+    items: list[tuple[_Run, Generate]],
+    lm: LM,
+    template: Template,
+    on_step: Callable[[Question, Step], None] | None,
+) -> None:
+    if not items:
+        return
+    requests = [
+        Request(
+            prompt=template.render(
+                item.question.question,
+                item.passages,
+                [step.reasoning for step in item.steps],
+                final=order.final,
+            ),
+            question=item.question,
+            steps=tuple(item.steps),
+            passages=tuple(item.passages),
+            final=order.final,
+        )
+        for item, order in items
+    ]
+    for (item, order), text in zip(items, lm.complete(requests), strict=True):
+        step = item.write(first_sentence((ANSWER_CUE if order.final else "") + text))
+        if on_step:
+            on_step(item.question, step)

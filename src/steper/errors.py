@@ -1,0 +1,20 @@
+"""The one error a user is meant to see: what happened, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class SteperError(Exception):
+    """A problem with the user's input or set-up, shown without a traceback; exit code 2.
+
+    Args:
+        what: what is wrong, in one sentence.
+        where: the file, line, field or option it is wrong in.
+        fix: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        parts = [f"{where}: {what}" if where else what]
+        if fix:
+            parts.append(fix)
+        super().__init__(" ".join(parts))

@@ -1,0 +1,68 @@
+"""Turn a trajectory into the supervised examples of Eq. 3.
+
+A trajectory of S steps gives one initialization example (s = 1), an expansion example for each
+1 < s < S, and one aggregation example (s = S). S = 1 gives one aggregation example and no other.
+The prompt of step s holds the question and P≤s. The target is what was written:
+
+====================  ==============================  ================================
+target of step s       ``cumulative`` (Eq. 3)          ``incremental`` (Eq. 2)
+====================  ==============================  ================================
+prompt holds           question, P≤s                   question, P≤s, R<s
+s < S                  R≤s                             r_s
+s = S                  R<S ‖ a                         a
+====================  ==============================  ================================
+
+``a`` is the sentence that gives the answer ("So the answer is: Hee Haw.").
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steper.prompts import Template
+from steper.types import Passage, StepExample, Task, Trajectory
+
+Targets = Literal["cumulative", "incremental"]
+
+
+def task_of(step: int, steps: int) -> Task:
+    """The ability that step ``step`` (from 1) of ``steps`` supervises.
+
+    >>> [task_of(s, 4) for s in (1, 2, 3, 4)]
+    ['initialization', 'expansion', 'expansion', 'aggregation']
+    >>> task_of(1, 1)
+    'aggregation'
+    """
+    if step == steps:
+        return "aggregation"
+    return "initialization" if step == 1 else "expansion"
+
+
+def step_examples(
+    trajectory: Trajectory, template: Template, *, targets: Targets = "cumulative"
+) -> list[StepExample]:
+    """The S examples of one trajectory, in step order.
+
+    Args:
+        trajectory: at least one step.
+        template: the prompt wording; it must be the one used at inference.
+        targets: whether a target repeats the earlier reasoning (see the module's table).
+    """
+    reasoning = [step.reasoning for step in trajectory.steps]
+    passages: list[Passage] = []
+    examples = []
+    for number, step in enumerate(trajectory.steps, start=1):
+        passages += step.passages
+        written = reasoning[: number - 1] if targets == "incremental" else []
+        target = reasoning[len(written) : number]
+        examples.append(
+            StepExample(
+                id=f"{trajectory.question.id}#{number}",
+                trajectory_id=trajectory.question.id,
+                task=task_of(number, len(reasoning)),
+                step=number,
+                prompt=template.render(trajectory.question.question, passages, written),
+                target="".join(f"{sentence}\n" for sentence in target),
+            )
+        )
+    return examples

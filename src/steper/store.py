@@ -1,0 +1,335 @@
+"""Run folders on disk: strict records, append-only logs, and a manifest that is written last.
+
+A stage opens its folder with ``Run.open``. Running the same command again resumes it; running a
+different command on it is refused with the difference shown. Whatever is final is written to a
+temporary file, flushed to disk and renamed, so a reader never sees half a file.
+
+>>> run = Run.open(Path("runs/x"), stage="rollout", config={"k": 4}, inputs={})  # doctest: +SKIP
+>>> log = run.log("trajectories", Trajectory, key=lambda t: t.question.id)  # doctest: +SKIP
+>>> log.append(trajectory); log.finish(); run.finish({"kept": 1})  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from steper.errors import SteperError
+
+T = TypeVar("T")
+
+
+# ---- records ---------------------------------------------------------------------------------
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(type_)
+
+
+def to_json(record: Any) -> str:
+    """One record (a dataclass or plain data) as one line of JSON, keys in declared order."""
+    data = (
+        dataclasses.asdict(record)
+        if dataclasses.is_dataclass(record) and not isinstance(record, type)
+        else record
+    )
+    return json.dumps(data, ensure_ascii=False)
+
+
+def from_json(type_: type[T], line: str | bytes, *, where: str) -> T:
+    """Read one record strictly: unknown, missing and mistyped fields are refused.
+
+    Raises:
+        SteperError: naming ``where``, the field, and what is wrong with it.
+    """
+    try:
+        record: T = _adapter(type_).validate_json(line, strict=True)
+        return record
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = {
+            "extra_forbidden": "unknown field.",
+            "unexpected_keyword_argument": "unknown field.",
+            "missing": "required field is missing.",
+            "missing_argument": "required field is missing.",
+        }.get(first["type"], f"{first['msg']}.")
+        raise SteperError(
+            f"{field}: {message}" if field else message,
+            where=where,
+            fix=f"Expected one {type_.__name__} as a JSON object per line; see docs/formats.md.",
+        ) from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The numbered, non-blank lines of a text file.
+
+    Raises:
+        SteperError: if the file is missing or a folder.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
+    except IsADirectoryError:
+        raise SteperError("is a folder, not a file.", where=str(path)) from None
+
+
+def read_records(path: Path, type_: type[T]) -> list[T]:
+    """All records of a finished JSONL file, read strictly."""
+    return [from_json(type_, line, where=f"{path}:{n}") for n, line in read_lines(path)]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file so that it is either the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_records(path: Path, records: Iterable[Any]) -> None:
+    """Write a whole JSONL file atomically."""
+    write_atomic(path, "".join(f"{to_json(record)}\n" for record in records))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        SteperError: if the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
+    except json.JSONDecodeError as error:
+        raise SteperError(f"not JSON: {error.msg}.", where=f"{path}:{error.lineno}") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically, indented for people."""
+    write_atomic(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, or of a folder's names and bytes in sorted order."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# ---- append-only logs ------------------------------------------------------------------------
+
+
+class Log(Generic[T]):
+    """An append-only JSONL file of keyed records that survives being killed at any byte.
+
+    A last line without its newline was torn by a kill and is dropped on opening. ``finish``
+    rewrites the file sorted by key, so an interrupted run ends byte-equal to a clean one.
+    """
+
+    def __init__(self, path: Path, type_: type[T], key: Callable[[T], str]) -> None:
+        self.path, self._key = path, key
+        self.records: dict[str, T] = {}
+        if path.exists():
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content:
+                write_atomic(path, whole)
+            for number, line in enumerate(whole.splitlines(), start=1):
+                record = from_json(type_, line, where=f"{path}:{number}")
+                self.records[key(record)] = record
+
+    def append(self, record: T) -> None:
+        """Add one record and hand it to the operating system before returning."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(f"{to_json(record)}\n".encode())
+        self.records[self._key(record)] = record
+
+    def finish(self) -> list[T]:
+        """Rewrite the file sorted by key and return the records in that order."""
+        ordered = [self.records[key] for key in sorted(self.records)]
+        write_records(self.path, ordered)
+        return ordered
+
+
+# ---- run folders -----------------------------------------------------------------------------
+
+
+class Run:
+    """One stage's folder and its manifest.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self._manifest = path, manifest
+        self._begin = time.monotonic()
+
+    @classmethod
+    def open(
+        cls, path: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path]
+    ) -> Run:
+        """Make the folder, or resume it if it holds this same stage, configuration and inputs.
+
+        Args:
+            path: the run folder.
+            stage: name of the command.
+            config: everything that changes the outcome, as JSON-able data.
+            inputs: named input files or folders; their SHA-256 goes into the manifest.
+
+        Raises:
+            SteperError: if the folder holds another stage, configuration or input, or files that
+                no manifest accounts for, or is in use by another process.
+        """
+        hashes = {}
+        for name, source in inputs.items():
+            if not source.exists():
+                raise SteperError(
+                    f"the {name} does not exist.", where=str(source), fix="Check the path."
+                )
+            hashes[name] = sha256(source)
+        identity = {
+            "stage": stage,
+            "config": json.loads(json.dumps(config, default=str)),
+            "inputs": hashes,
+        }
+        manifest_path = path / "manifest.json"
+        if manifest_path.exists():
+            manifest = read_json(manifest_path)
+            _refuse_difference(path, manifest, identity)
+        elif path.exists() and any(path.iterdir()):
+            raise SteperError(
+                "the folder is not empty and holds no manifest.json, so it is not a run of steper.",
+                where=str(path),
+                fix="Choose another --out.",
+            )
+        else:
+            manifest = {
+                **identity,
+                "version": version("steper"),
+                "python": platform.python_version(),
+                "status": "running",
+                "counts": {},
+            }
+            write_json(manifest_path, manifest)
+        run = cls(path, manifest)
+        run._lock()
+        return run
+
+    def _lock(self) -> None:
+        """Hold the folder for this process; the lock ends with the process, however it ends."""
+        self._lock_file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SteperError(
+                "another process is working in this folder.",
+                where=str(self.path),
+                fix="Wait for it to end, or choose another --out.",
+            ) from None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has already completed here."""
+        return bool(self._manifest["status"] == "finished")
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the finished stage counted."""
+        return dict(self._manifest["counts"])
+
+    def log(self, name: str, type_: type[T], key: Callable[[T], str]) -> Log[T]:
+        """Open the append-only log ``NAME.jsonl`` of this run."""
+        return Log(self.path / f"{name}.jsonl", type_, key)
+
+    def finish(self, counts: Mapping[str, Any]) -> None:
+        """Mark the stage as completed. Call it last: everything else must be on disk."""
+        self._manifest |= {
+            "status": "finished",
+            "counts": dict(counts),
+            "seconds": round(time.monotonic() - self._begin, 3),
+        }
+        write_json(self.path / "manifest.json", self._manifest)
+
+
+def _refuse_difference(
+    path: Path, manifest: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Raise unless the folder's manifest and this command agree on everything that matters."""
+
+    def flat(data: Mapping[str, Any]) -> dict[str, Any]:
+        rows = {"stage": data.get("stage")}
+        rows |= {f"config.{k}": v for k, v in data.get("config", {}).items()}
+        rows |= {f"input.{k}": v for k, v in data.get("inputs", {}).items()}
+        return rows
+
+    old, new = flat(manifest), flat(identity)
+    changed = [
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise SteperError(
+            f"the folder holds another run ({'; '.join(changed)}).",
+            where=str(path),
+            fix="Choose another --out, or repeat the command that made it to resume it.",
+        )
+
+
+def require_finished(path: Path, *, stage: str) -> dict[str, Any]:
+    """The manifest of a completed run of ``stage``, for a later stage to read from.
+
+    Raises:
+        SteperError: if the folder is no such run or the run has not finished.
+    """
+    manifest_path = path / "manifest.json"
+    if not manifest_path.is_file():
+        raise SteperError(
+            "is not a run folder: it holds no manifest.json.",
+            where=str(path),
+            fix=f"Give a folder made by `steper {stage}`.",
+        )
+    manifest: dict[str, Any] = read_json(manifest_path)
+    if manifest.get("stage") != stage:
+        raise SteperError(
+            f"is a run of `steper {manifest.get('stage')}`, not of `steper {stage}`.",
+            where=str(path),
+        )
+    if manifest.get("status") != "finished":
+        raise SteperError(
+            f"`steper {stage}` has not finished there.",
+            where=str(path),
+            fix="Run the command that made it again; it resumes.",
+        )
+    return manifest
