@@ -3,8 +3,7 @@
 Teacher rollouts, evaluation and single questions share this driver, so they cannot drift apart.
 Questions in flight advance together, so that searches and completions come in batches.
 
->>> trajectories = run(questions, strategy=IRCoT(), retriever=index, lm=lm,
-...                    setting=Setting(template, k=4))  # doctest: +SKIP
+>>> trajectories = run(questions, setting=setting, retriever=index, lm=lm)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,23 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from steper.prompts import ANSWER_CUE, Template, first_sentence
-from steper.protocols import LM, Finish, Generate, Request, Retriever, Search, Strategy
+from steper.protocols import LM, Finish, Generate, Request, Retriever, Search
+from steper.setting import Setting
+from steper.strategies import build_strategy
 from steper.types import Passage, Question, Step, Trajectory
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What stays the same over all questions of a run.
-
-    Attributes:
-        template: prompt wording.
-        k: passages retrieved per search; those already seen are dropped from them.
-        in_flight: questions advanced together.
-    """
-
-    template: Template
-    k: int = 4
-    in_flight: int = 64
 
 
 @dataclass(slots=True)
@@ -61,24 +47,25 @@ class _Run:
 def run(
     questions: Iterable[Question],
     *,
-    strategy: Strategy,
+    setting: Setting,
     retriever: Retriever,
     lm: LM,
-    setting: Setting,
+    in_flight: int = 64,
     on_step: Callable[[Question, Step], None] | None = None,
 ) -> Iterator[Trajectory]:
     """Yield each question's trajectory as soon as it is complete (not in question order).
 
     Args:
         questions: taken one by one, so they may come from a stream.
-        strategy: decides what happens next in each run.
+        setting: strategy, prompt wording, passages per search.
         retriever: where passages come from.
         lm: who writes.
-        setting: prompt wording, passages per search, questions in flight.
+        in_flight: questions advanced together.
         on_step: called after each completed step, for live display.
     """
+    strategy = build_strategy(setting.strategy, max_steps=setting.max_steps)
     waiting = iter(questions)
-    active = [_Run(question) for question in islice(waiting, setting.in_flight)]
+    active = [_Run(question) for question in islice(waiting, in_flight)]
     while active:
         generating: list[tuple[_Run, Generate]] = []
         searching: list[tuple[_Run, Search]] = []
@@ -95,7 +82,7 @@ def run(
             going.append(item)
         _search(searching, retriever, setting.k)
         _generate(generating, lm, setting.template, on_step)
-        going += [_Run(q) for q in islice(waiting, setting.in_flight - len(going))]
+        going += [_Run(q) for q in islice(waiting, in_flight - len(going))]
         active = going
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steper.types import Passage
+from steper.types import STRICT, Passage
 
 ANSWER_CUE = "So the answer is:"
 """A sentence containing this ends the run."""
@@ -26,7 +26,14 @@ ANSWER_CUE = "So the answer is:"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The wording around question, passages and reasoning."""
+    """The wording around question, passages and reasoning.
+
+    Attributes:
+        instruction: first lines of the prompt; may be empty.
+        passage: how one passage is shown, with ``{title}`` and ``{text}``.
+    """
+
+    __pydantic_config__ = STRICT
 
     instruction: str
     passage: str

@@ -99,7 +99,10 @@ class Drop:
 class Filter(Protocol):
     """Judges one trajectory: keep (``None``) or drop with a reason."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The word shown in yield tables and kept with rejects."""
+        ...
 
     def check(self, trajectory: Trajectory) -> Drop | None:
         """Return ``None`` to keep the trajectory."""

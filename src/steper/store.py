@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -56,7 +56,7 @@ def from_json(type_: type[T], line: str | bytes, *, where: str) -> T:
         SteperError: naming ``where``, the field, and what is wrong with it.
     """
     try:
-        record: T = _adapter(type_).validate_json(line, strict=True)
+        record: T = _adapter(cast(Any, type_)).validate_json(line, strict=True)
         return record
     except ValidationError as error:
         first = error.errors()[0]
@@ -262,6 +262,11 @@ class Run:
     def finished(self) -> bool:
         """Whether the stage has already completed here."""
         return bool(self._manifest["status"] == "finished")
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of each input, by its name."""
+        return dict(self._manifest["inputs"])
 
     @property
     def counts(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def load_model(
         ) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return cast(PreTrainedModel, model.to(torch.device(device))), tokenizer
+    return cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)), tokenizer
 
 
 class _LineEnd(StoppingCriteria):

@@ -29,9 +29,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from steper.prompts import answer_sentence
+from steper.templates import load_template
 from steper.types import Passage, Question
 from steper.world.generator import World, relation_named
-from steper.world.template import TEMPLATE
+
+TEMPLATE = load_template("world")
 
 ROPE_THETA = 1e6
 

@@ -1,0 +1,41 @@
+"""`steper ask`: one question, each step printed as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from steper.config import AskConfig
+from steper.driver import run
+from steper.index import open_index
+from steper.models import build_lm, saved_setting
+from steper.setting import Setting
+from steper.templates import load_template
+from steper.types import Question, Step, Trajectory
+
+
+def ask(config: AskConfig, *, show: Callable[[str], None] = print) -> Trajectory:
+    """Answer one question and return its trajectory.
+
+    Args:
+        config: question, model, index.
+        show: receives each line of the display.
+
+    Raises:
+        SteperError: if the model or the index cannot be opened.
+    """
+    setting = saved_setting(config.model) or Setting("ircot", load_template("ircot"), 4, 5)
+    question = Question(id="question", question=config.question, answer="")
+    number = 0
+
+    def show_step(_: Question, step: Step) -> None:
+        nonlocal number
+        number += 1
+        show(f"Step {number}" + (f"  search: {step.query}" if step.query else ""))
+        for passage in step.passages:
+            show(f"  + {passage.title}")
+        show(f"  {step.reasoning}")
+
+    retriever, lm = open_index(config.index), build_lm(config.model, device=config.device)
+    (trajectory,) = run([question], setting=setting, retriever=retriever, lm=lm, on_step=show_step)
+    show(f"Answer: {trajectory.answer or '(none within the allowed steps)'}")
+    return trajectory

@@ -1,0 +1,280 @@
+"""The command line: ``steper COMMAND [options]``. One command per stage, one function per command.
+
+Options may also come from a TOML file (``--config FILE``); those on the command line win. User
+mistakes end with a one-paragraph message and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from steper.errors import SteperError
+
+HELP = """\
+steper: teach a small language model multi-step retrieval-augmented reasoning.
+
+The road, one command a stage; each reads the folder the one before it wrote:
+
+  steper index CORPUS       documents -> a search index
+  steper rollout            a teacher answers questions step by step, searching the index
+  steper build              filter the trajectories, build the three kinds of example
+  steper train              train a student (Vanilla-KD, StepER uniform, StepER difficulty-aware)
+  steper evaluate           run any model on held-out questions and score it, with intervals
+  steper report             one self-contained HTML page
+  steper ask "QUESTION"     one question, each step printed as it happens
+
+  steper recall             how often the index finds the gold passages
+  steper demo               all of it, offline, in minutes
+
+Every command: --help for its options, --config FILE.toml for options from a file, and the same
+command again to resume. Start with `steper demo`.
+"""
+
+C = TypeVar("C")
+
+
+def main() -> None:
+    """Entry point of the ``steper`` script."""
+    try:
+        code = run(sys.argv[1:])
+    except SteperError as error:
+        print(f"steper: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\nsteper: stopped. The same command goes on from here.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code.
+
+    Raises:
+        SteperError: on a user's mistake.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"steper {version('steper')}")
+        return 0
+    command, rest = arguments[0], list(arguments[1:])
+    # Each branch imports its own stage: `steper --help` and `steper index` load no torch.
+    match command:
+        case "index":
+            _index(rest)
+        case "rollout":
+            _rollout(rest)
+        case "build":
+            _build(rest)
+        case "train":
+            _train(rest)
+        case "evaluate":
+            _evaluate(rest)
+        case "report":
+            _report(rest)
+        case "ask":
+            _ask(rest)
+        case "recall":
+            _recall(rest)
+        case "demo":
+            _demo(rest)
+        case _:
+            raise _unknown(command)
+    return 0
+
+
+def _index(arguments: list[str]) -> None:
+    from steper.config import IndexConfig
+    from steper.index import build_index
+
+    config = parse(IndexConfig, "index", arguments)
+    build_index(config.source, config.out, language=config.language)
+    print(f"Index: {config.out}")
+
+
+def _rollout(arguments: list[str]) -> None:
+    from steper.config import RolloutConfig
+    from steper.rollout import rollout
+    from steper.store import require_finished
+
+    folder = rollout(parse(RolloutConfig, "rollout", arguments))
+    _show_counts(require_finished(folder, stage="rollout")["counts"])
+    print(f"Trajectories: {folder}")
+
+
+def _build(arguments: list[str]) -> None:
+    from steper.build import build, yield_table
+    from steper.config import BuildConfig
+    from steper.store import require_finished
+
+    folder = build(parse(BuildConfig, "build", arguments))
+    print(yield_table(require_finished(folder, stage="build")["counts"]))
+    print(f"Examples: {folder}")
+
+
+def _train(arguments: list[str]) -> None:
+    from steper.config import TrainConfig
+
+    config = parse(TrainConfig, "train", arguments)
+    _quiet_libraries()
+    from steper.store import require_finished
+    from steper.train import STUDENT, train
+
+    folder = train(config)
+    _show_counts(require_finished(folder, stage="train")["counts"])
+    print(f"Student: {folder / STUDENT}")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from steper.config import EvaluateConfig
+    from steper.evaluate import evaluate, evaluation_table
+
+    config = parse(EvaluateConfig, "evaluate", arguments)
+    _quiet_libraries()
+    folder = evaluate(config)
+    print(evaluation_table([folder]))
+    print(f"Evaluation: {folder}")
+
+
+def _report(arguments: list[str]) -> None:
+    from steper.config import ReportConfig
+    from steper.report import write_report
+
+    config = parse(ReportConfig, "report", arguments)
+    write_report(config.evaluations, config.out, trainings=config.trainings)
+    print(f"Report: {config.out}")
+
+
+def _ask(arguments: list[str]) -> None:
+    from steper.ask import ask
+    from steper.config import AskConfig
+
+    config = parse(AskConfig, "ask", arguments)
+    _quiet_libraries()
+    ask(config)
+
+
+def _recall(arguments: list[str]) -> None:
+    from steper.config import RecallConfig
+    from steper.recall import measure_recall
+
+    print(measure_recall(parse(RecallConfig, "recall", arguments)))
+
+
+def _demo(arguments: list[str]) -> None:
+    from steper.config import DemoConfig
+
+    config = parse(DemoConfig, "demo", arguments)
+    _quiet_libraries()
+    from steper.demo import demo
+
+    demo(config)
+
+
+# ---- options ---------------------------------------------------------------------------------
+
+
+def parse(type_: type[C], command: str, arguments: list[str]) -> C:
+    """Parse a command's options, those of ``--config FILE`` first.
+
+    Raises:
+        SteperError: if a value is out of range or the file cannot be read.
+        SystemExit: on an unknown option, after a message with the nearest known ones.
+    """
+    import tyro
+    from pydantic import ValidationError
+
+    try:
+        return tyro.cli(type_, prog=f"steper {command}", args=_with_file(arguments))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise SteperError(
+            f"{first['msg']}, got {first['input']!r}.",
+            where=f"steper {command} {option}",
+            fix=f"See `steper {command} --help`.",
+        ) from None
+
+
+def _with_file(arguments: list[str]) -> list[str]:
+    """Replace ``--config FILE`` by the file's options, placed first so that later ones win."""
+    if "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise SteperError("--config needs a file.", where="steper", fix="Name a TOML file.")
+    path = Path(arguments[at + 1])
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
+    return _flags(data, path) + arguments[:at] + arguments[at + 2 :]
+
+
+def _flags(data: dict[str, Any], path: Path) -> list[str]:
+    flags: list[str] = []
+    for key, value in data.items():
+        name = key.replace("_", "-")
+        match value:
+            case bool():
+                flags.append(f"--{name}" if value else f"--no-{name}")
+            case list():
+                flags += [f"--{name}", *map(str, value)]
+            case dict():
+                raise SteperError(
+                    f"{key}: is a table.", where=str(path), fix="Options are plain `key = value`."
+                )
+            case _:
+                flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _unknown(command: str) -> SteperError:
+    from difflib import get_close_matches
+
+    known = ["index", "rollout", "build", "train", "evaluate", "report", "ask", "recall", "demo"]
+    near = get_close_matches(command, known, n=1)
+    return SteperError(
+        f"there is no command {command!r}.",
+        fix=(f"Perhaps you meant `steper {near[0]}`. " if near else "")
+        + "`steper --help` lists the commands.",
+    )
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and hints out of the display; errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def _show_counts(counts: dict[str, Any]) -> None:
+    from tabulate import tabulate
+
+    rows = [
+        (name.replace("_", " "), str(value) if not isinstance(value, dict) else _pairs(value))
+        for name, value in counts.items()
+    ]
+    print(tabulate(rows, disable_numparse=True))
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+if __name__ == "__main__":
+    main()

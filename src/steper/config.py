@@ -1,0 +1,210 @@
+"""One typed, frozen configuration per command; the field docstrings are what ``--help`` prints.
+
+Unknown keys are refused. Components never see a configuration: the verbs unpack it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from tyro.conf import Positional
+
+Rules = Literal["hotpotqa", "2wikimultihopqa", "musique"]
+
+
+class Config(BaseModel):
+    """Base of all configurations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class IndexConfig(Config):
+    """Build a search index from a corpus (file or folder)."""
+
+    source: Positional[Path]
+    """Corpus: JSONL (id, title, text), Parquet, text, Markdown, or a folder of these."""
+    out: Path
+    """Folder for the index."""
+    language: str = "en"
+    """Language of stop words and stemmer."""
+
+
+class RolloutConfig(Config):
+    """Let a teacher answer questions step by step, searching the index."""
+
+    index: Path
+    """Index folder."""
+    questions: Path
+    """Questions: JSONL, Parquet, or a release file of HotpotQA, 2WikiMultiHopQA or MuSiQue."""
+    out: Path
+    """Run folder."""
+    teacher: str = "annotated"
+    """`annotated` (gold chains of the data set), `world` (the offline world's reader), or a model:
+    a folder or a hub id."""
+    chains: Path | None = None
+    """File of reasoning chains written by people, for the annotated teacher."""
+    strategy: Literal["ircot", "single-step"] = "ircot"
+    """How searching and writing alternate."""
+    prompt: str = "ircot"
+    """Prompt wording: `ircot`, `world`, or a file of your own (see docs/formats.md)."""
+    k: int = Field(default=4, ge=1)
+    """Passages per search."""
+    max_steps: int = Field(default=5, ge=1)
+    """Most steps per question (the paper's S)."""
+    split: str | None = None
+    """Use only the questions of this split."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many questions."""
+    error_rate: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """How often the `world` teacher misreads a fact."""
+    seed: int = 0
+    """Seed of the `world` teacher's errors."""
+    device: str = "cpu"
+    """Where a model teacher runs: cpu, cuda."""
+
+
+class BuildConfig(Config):
+    """Filter trajectories by their answer and build the three kinds of example."""
+
+    rollout: Path
+    """Folder made by `steper rollout`."""
+    out: Path
+    """Run folder."""
+    measure: Literal["em", "f1", "acc"] = "em"
+    """Measure of the answer filter."""
+    threshold: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Least value of the measure that passes."""
+    rules: Rules = "hotpotqa"
+    """Whose official scoring rules apply."""
+    targets: Literal["cumulative", "incremental"] = "cumulative"
+    """Whether a target repeats the earlier reasoning (Eq. 3) or holds the new sentence (Eq. 2)."""
+
+
+class TrainConfig(Config):
+    """Train a student on step-wise examples."""
+
+    data: Path
+    """Folder made by `steper build`."""
+    out: Path
+    """Run folder; the student goes to its `student/`."""
+    base: str
+    """Model to start from: a folder, a hub id, or `base-reader` (the offline world's)."""
+    objective: Literal["vanilla", "uniform", "fixed", "difficulty"] = "difficulty"
+    """`vanilla`: final step only; `uniform`: Eq. 3; `fixed`: --lambdas; `difficulty`: Eq. 4."""
+    lambdas: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Weights of initialization, expansion and aggregation for `fixed`."""
+    sigma_lr: float = Field(default=0.02, gt=0.0)
+    """Learning rate of log σ for `difficulty`."""
+    lr: float = Field(default=5e-6, gt=0.0)
+    """Learning rate of the model; the paper's is 5e-6."""
+    epochs: float = Field(default=2.0, gt=0.0)
+    """Passes over the trajectories; fractions are allowed."""
+    batch: int = Field(default=8, ge=1)
+    """Trajectories per optimizer step and process."""
+    micro_batch: int = Field(default=8, ge=1)
+    """Trajectories per forward pass; must divide --batch."""
+    warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of the steps with a rising learning rate; a cosine follows."""
+    max_length: int = Field(default=4096, ge=8)
+    """Most tokens of an example; longer ones stop the run."""
+    save_steps: int = Field(default=500, ge=1)
+    """Optimizer steps between checkpoints."""
+    bf16: bool = False
+    """Train in bfloat16 mixed precision."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory."""
+    seed: int = 0
+    """Seed of data order."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`auto` uses a GPU where there is one."""
+
+
+class EvaluateConfig(Config):
+    """Run a student, base model or teacher on questions and score it."""
+
+    model: str
+    """A student folder, a model folder or hub id, `annotated` or `world`."""
+    index: Path
+    """Index folder."""
+    questions: Path
+    """Questions file."""
+    out: Path
+    """Run folder."""
+    split: str | None = None
+    """Use only the questions of this split."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many questions."""
+    rules: Rules = "hotpotqa"
+    """Whose official scoring rules apply."""
+    chains: Path | None = None
+    """File of reasoning chains written by people, for the annotated teacher."""
+    strategy: Literal["ircot", "single-step"] | None = None
+    """How searching and writing alternate; a student folder brings its own."""
+    prompt: str | None = None
+    """Prompt wording; a student folder brings its own."""
+    k: int | None = Field(default=None, ge=1)
+    """Passages per search; a student folder brings its own."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Most steps per question; a student folder brings its own."""
+    error_rate: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """How often the `world` teacher misreads a fact."""
+    device: str = "cpu"
+    """Where a model runs: cpu, cuda."""
+    seed: int = 0
+    """Seed of the bootstrap intervals and of the `world` teacher's errors."""
+
+
+class ReportConfig(Config):
+    """Write one self-contained HTML page about trained and evaluated runs."""
+
+    evaluations: Positional[tuple[Path, ...]]
+    """Folders made by `steper evaluate`, in the order to show."""
+    out: Path
+    """HTML file."""
+    trainings: tuple[Path, ...] = ()
+    """Folders made by `steper train`, whose curves to draw."""
+
+
+class RecallConfig(Config):
+    """Measure how often the index finds the gold passages of questions."""
+
+    index: Path
+    """Index folder."""
+    questions: Path
+    """Questions with supporting titles."""
+    split: str | None = None
+    """Use only the questions of this split."""
+    json_out: Path | None = None
+    """Also write the figures to this JSON file."""
+    seed: int = 0
+    """Seed of the bootstrap intervals."""
+
+
+class AskConfig(Config):
+    """Answer one question, printing each step as it happens."""
+
+    question: Positional[str]
+    """The question."""
+    model: str
+    """A student folder, or a model folder or hub id."""
+    index: Path
+    """Index folder."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda."""
+
+
+class DemoConfig(Config):
+    """The whole road in the offline world: corpus to evaluated students and a report."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything the demo makes."""
+    seeds: int = Field(default=1, ge=1)
+    """How many times to train and evaluate, with different data orders and worlds."""
+    equal_tokens: bool = False
+    """Also train Vanilla-KD for as many tokens as StepER."""
+    train_questions: int = Field(default=600, ge=20)
+    """Questions for the teacher."""
+    test_questions: int = Field(default=200, ge=10)
+    """Held-out questions."""

@@ -1,0 +1,219 @@
+"""`steper evaluate`: run a student, base model or teacher on questions and score it.
+
+Scores come with bootstrap 95% intervals. Where questions have gold chains, the three abilities
+are scored too, exactly and for free: see ``step_accuracies``. Writes ``trajectories.jsonl``,
+``scores.jsonl`` (one line a question) and ``evaluation.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tabulate import tabulate
+
+from steper.config import EvaluateConfig
+from steper.errors import SteperError
+from steper.index import open_index
+from steper.metrics import Rules, mean_interval, normalize, recall, score
+from steper.models import build_lm, model_path, saved_setting
+from steper.rollout import TRAJECTORIES, answerable, read_questions, roll
+from steper.setting import Setting
+from steper.store import Run, read_json, require_finished, write_json, write_records
+from steper.templates import load_template
+from steper.types import STRICT, Trajectory
+
+MEASURES = (
+    "em", "f1", "acc", "recall", "first_step_acc", "middle_step_acc", "last_step_acc", "steps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionScore:
+    """All measures of one question; ``None`` where a measure does not apply to it."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    em: float
+    f1: float
+    acc: float
+    recall: float | None
+    first_step_acc: float | None
+    middle_step_acc: float | None
+    last_step_acc: float | None
+    steps: int
+
+
+def step_accuracies(trajectory: Trajectory) -> tuple[float | None, float | None, float | None]:
+    """The three abilities on the gold chain: (first, middle, last), ``None`` where unknown.
+
+    A step before the last is right if its sentence states the answer of a hop that was not stated
+    before and whose passage has been retrieved; or, where the next hop's passage has not been
+    retrieved, if searching with the sentence brings that passage. Everything is checked on the
+    trajectory itself, so no judge is needed. First is step 1, middle the mean over steps 2 … S-1,
+    last whether the run's answer is right (EM).
+    """
+    hops = [hop for hop in trajectory.question.chain if hop.answer and hop.title]
+    if not hops or not trajectory.steps:
+        return None, None, None
+    steps = trajectory.steps
+    unstated, seen, right = list(hops), set[str](), list[float]()
+    for step, following in pairwise(steps):
+        seen |= {passage.title for passage in step.passages}
+        said = f" {normalize(step.reasoning)} "
+        stated = [h for h in unstated if h.title in seen and f" {normalize(h.answer)} " in said]
+        if stated or not unstated:
+            right.append(float(bool(stated)))
+        else:
+            found = {passage.title for passage in following.passages}
+            right.append(float(unstated[0].title in found))
+        unstated = [hop for hop in unstated if hop not in stated]
+    last = score(trajectory.answer, trajectory.question.answers).em
+    # A run of one step skipped the beginning: it answered without any reasoning of its own.
+    return (right[0] if right else 0.0), (fmean(right[1:]) if right[1:] else None), last
+
+
+def score_trajectory(trajectory: Trajectory, rules: Rules) -> QuestionScore:
+    """All measures of one run."""
+    question = trajectory.question
+    answer = score(trajectory.answer, question.answers, rules=rules)
+    first, middle, last = step_accuracies(trajectory)
+    titles = [passage.title for passage in trajectory.passages]
+    gold = question.supporting_titles
+    return QuestionScore(
+        id=question.id,
+        em=answer.em,
+        f1=answer.f1,
+        acc=answer.acc,
+        recall=recall(titles, gold) if gold else None,
+        first_step_acc=first,
+        middle_step_acc=middle,
+        last_step_acc=last,
+        steps=len(trajectory.steps),
+    )
+
+
+def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
+    """Run the stage and return its folder.
+
+    Args:
+        config: what to evaluate on what.
+        label: name of the run in tables; by default the output folder's.
+
+    Raises:
+        SteperError: on bad input, a setting other than the student's own, or where the folder
+            holds another run.
+    """
+    setting = _setting(config)
+    questions = read_questions(
+        config.questions, split=config.split, limit=config.limit, chains=config.chains
+    )
+    if config.model == "annotated":
+        questions = answerable(questions, config.questions)
+    index_manifest = require_finished(config.index, stage="index")
+    inputs = {"index": config.index / "manifest.json", "questions": config.questions}
+    if Path(path := model_path(config.model)).is_dir():
+        inputs["model"] = Path(path)
+    stage = Run.open(
+        config.out,
+        stage="evaluate",
+        config=config.model_dump(mode="json", exclude={"out", "device"}) | asdict(setting),
+        inputs=inputs,
+    )
+    if stage.finished:
+        return stage.path
+    lm = build_lm(
+        config.model, device=config.device, error_rate=config.error_rate, seed=config.seed
+    )
+    begin = time.monotonic()
+    log = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.question.id)
+    done = roll(questions, log, setting=setting, retriever=open_index(config.index), lm=lm)
+    seconds = round(time.monotonic() - begin, 2)
+    scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
+    write_records(stage.path / "scores.jsonl", scores)
+    result = {
+        "label": label or config.out.name,
+        "model": config.model,
+        "split": config.split or "all",
+        "n": len(scores),
+        "questions_sha256": stage.inputs["questions"],
+        "corpus_sha256": index_manifest["counts"]["corpus_sha256"],
+        "rules": config.rules,
+        "setting": asdict(setting),
+        "seconds": seconds,
+        "metrics": summarise(scores, seed=config.seed),
+        "by_type": _by_type(done, scores),
+    }
+    write_json(stage.path / "evaluation.json", result)
+    stage.finish({"questions": len(scores), "em": result["metrics"]["em"]["value"]})
+    return stage.path
+
+
+def summarise(scores: Sequence[QuestionScore], *, seed: int) -> dict[str, Any]:
+    """Each measure's mean and bootstrap 95% interval over the questions it applies to."""
+    summary: dict[str, Any] = {}
+    for measure in MEASURES:
+        values = [v for s in scores if (v := getattr(s, measure)) is not None]
+        summary[measure] = asdict(mean_interval(values, seed=seed)) if values else None
+    return summary
+
+
+def _by_type(
+    trajectories: Sequence[Trajectory], scores: Sequence[QuestionScore]
+) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[QuestionScore]] = defaultdict(list)
+    for trajectory, question_score in zip(trajectories, scores, strict=True):
+        groups[trajectory.question.type or "all"].append(question_score)
+    return {
+        type_: {m: fmean(getattr(s, m) for s in group) for m in ("em", "f1", "acc")}
+        | {"n": len(group)}
+        for type_, group in sorted(groups.items())
+    }
+
+
+def _setting(config: EvaluateConfig) -> Setting:
+    """The student's own setting, or the one given on the command line for other models."""
+    own = saved_setting(config.model)
+    template = load_template(config.prompt) if config.prompt else None
+    wanted = {
+        "strategy": config.strategy,
+        "template": template,
+        "k": config.k,
+        "max_steps": config.max_steps,
+    }
+    if own is None:
+        defaults = {"strategy": "ircot", "template": load_template("ircot"), "k": 4, "max_steps": 5}
+        return Setting(**{name: wanted[name] or defaults[name] for name in wanted})  # type: ignore[arg-type]
+    for name, value in wanted.items():
+        if value is not None and value != getattr(own, name):
+            raise SteperError(
+                f"the student was taught with {name} = {getattr(own, name)!r}, not {value!r}.",
+                where=str(Path(config.model) / "steper.json"),
+                fix=f"Leave --{name.replace('_', '-').replace('template', 'prompt')} out.",
+            )
+    return own
+
+
+def evaluation_table(folders: Sequence[Path]) -> str:
+    """One row a run: every measure's mean, in percent but for steps and seconds."""
+
+    def cell(interval: dict[str, float] | None, measure: str) -> str:
+        if interval is None:
+            return "-"
+        value = interval["value"]
+        return f"{value:.1f}" if measure == "steps" else f"{100 * value:.1f}"
+
+    rows = []
+    for folder in folders:
+        result = read_json(folder / "evaluation.json")
+        cells = [cell(result["metrics"][measure], measure) for measure in MEASURES]
+        rows.append([result["label"], *cells, f"{result['seconds']:.0f}"])
+    headers = ["", "EM", "F1", "Acc", "recall", "first", "middle", "last", "steps", "seconds"]
+    return tabulate(rows, headers=headers, stralign="right", disable_numparse=True)
