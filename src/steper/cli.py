@@ -93,10 +93,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _index(arguments: list[str]) -> None:
     from steper.config import IndexConfig
-    from steper.index import build_index
+    from steper.index import build_index, index_table
 
     config = parse(IndexConfig, "index", arguments)
     build_index(config.source, config.out, language=config.language)
+    print(index_table(config.out))
     print(f"Index: {config.out}")
 
 

@@ -107,6 +107,8 @@ class TrainConfig(Config):
     """Trajectories per forward pass; must divide --batch."""
     warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the steps with a rising learning rate; a cosine follows."""
+    packing: Literal["trie", "none"] = "trie"
+    """`trie` runs the shared prefixes of a trajectory's examples once; `none` pads each example."""
     max_length: int = Field(default=4096, ge=8)
     """Most tokens of an example; longer ones stop the run."""
     save_steps: int = Field(default=500, ge=1)

@@ -67,7 +67,7 @@ def demo(config: DemoConfig) -> Path:
     write_json(config.out / "results.json", results)
     _say("results" + (f", mean of {config.seeds} seeds" if config.seeds > 1 else ""))
     print(evaluation_table(evaluations))
-    report = write_report(
+    report: Path = write_report(
         evaluations, config.out / "report.html", trainings=trainings, title="steper demo"
     )
     print(f"\nFigures: {config.out / 'results.json'}\nReport:  {report}")

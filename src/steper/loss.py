@@ -30,28 +30,22 @@ from torch.nn import functional as F
 
 ObjectiveName = Literal["vanilla", "uniform", "fixed", "difficulty"]
 
-IGNORE = -100
-"""Label of a token that is not a target."""
 
-
-def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def example_losses(logits: Tensor, targets: Tensor, examples: Tensor, *, count: int) -> Tensor:
     """ℓ of each example: cross-entropy averaged over its own target tokens.
 
     Args:
-        logits: (examples, tokens, vocabulary); position t predicts token t + 1.
-        labels: (examples, tokens); ``IGNORE`` where a token is no target.
+        logits: (targets, vocabulary), those of the token before each target token.
+        targets: (targets,) token ids.
+        examples: (targets,) which example each target token belongs to, 0 … count - 1.
+        count: number of examples.
 
     Returns:
-        (examples,) in float32.
+        (count,) in float32; 0 for an example without targets.
     """
-    targets = labels[:, 1:]
-    rows, columns = (targets != IGNORE).nonzero(as_tuple=True)
-    # Only the supervised positions: a tenth of the tokens, and no (tokens, vocabulary) in float32.
-    losses = F.cross_entropy(
-        logits[rows, columns].float(), targets[rows, columns], reduction="none"
-    )
-    totals = torch.zeros(len(labels), device=logits.device).index_add(0, rows, losses)
-    return totals / torch.bincount(rows, minlength=len(labels)).clamp(min=1)
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    totals = losses.new_zeros(count).index_add(0, examples, losses)
+    return totals / torch.bincount(examples, minlength=count).clamp(min=1)
 
 
 def task_losses(losses: Tensor, tasks: Tensor, trajectories: int) -> Tensor:

@@ -12,17 +12,14 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
-    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -30,120 +27,30 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from steper.batches import (
+    Collator,
+    Packing,
+    Trajectories,
+    encode,
+    forward,
+    packing_error,
+    select,
+    unique_share,
+)
 from steper.build import EXAMPLES, read_examples
 from steper.config import TrainConfig
 from steper.errors import SteperError
 from steper.lm.local import load_model
-from steper.loss import IGNORE, TaskWeights, build_weights, example_losses, task_losses
+from steper.loss import TaskWeights, build_weights, task_losses
 from steper.models import RUN_SETTING, STUDENT_SETTING, model_path, read_setting, write_setting
 from steper.store import Run, write_atomic
-from steper.types import TASKS, StepExample
+from steper.types import TASKS
 
 STUDENT = "student"
 HISTORY = "history.jsonl"
 
-
-# ---- data ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example as token ids; the first ``prompt`` of them are no targets."""
-
-    ids: list[int]
-    prompt: int
-    task: int
-
-
-class Trajectories(Dataset[list[Encoded]]):
-    """Examples grouped by trajectory, in the order of the file."""
-
-    def __init__(self, groups: list[list[Encoded]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> list[Encoded]:
-        return self.groups[index]
-
-
-def encode(
-    examples: Sequence[StepExample], tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> Trajectories:
-    """Tokenise examples and group them by trajectory.
-
-    Prompt and target are tokenised apart, as at inference, where the prompt comes alone. The
-    target ends with the end-of-sequence token.
-
-    Raises:
-        SteperError: if an example is longer than ``max_length`` tokens or a target is empty.
-    """
-    prompts = tokenizer([e.prompt for e in examples])["input_ids"]
-    targets = tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
-    groups: dict[str, list[Encoded]] = {}
-    too_long = []
-    for example, prompt, target in zip(examples, prompts, targets, strict=True):
-        if not target:
-            raise SteperError(
-                "target: is empty, so nothing could be learned from it.",
-                where=f"example {example.id}",
-                fix="Build the data again; a step without reasoning should have been filtered.",
-            )
-        encoded = Encoded(
-            [*prompt, *target, tokenizer.eos_token_id], len(prompt), TASKS.index(example.task)
-        )
-        if len(encoded.ids) > max_length:
-            too_long.append((len(encoded.ids), example.id))
-        groups.setdefault(example.trajectory_id, []).append(encoded)
-    if too_long:
-        longest, name = max(too_long)
-        raise SteperError(
-            f"{len(too_long)} of {len(examples)} examples are longer than {max_length} tokens; "
-            f"the longest has {longest}. Cutting them would silently drop targets.",
-            where=f"example {name}",
-            fix=f"Raise --max-length to {longest}, or roll out with a smaller --k or --max-steps.",
-        )
-    return Trajectories(list(groups.values()))
-
-
-def select(data: Trajectories, weights: Sequence[float]) -> Trajectories:
-    """Leave out the examples of tasks that have weight 0: they would only cost time."""
-    kept = [[e for e in group if weights[e.task] > 0] for group in data.groups]
-    return Trajectories([group for group in kept if group])
-
-
-@dataclass(frozen=True, slots=True)
-class Collator:
-    """Stack the examples of several trajectories into one right-padded batch."""
-
-    pad_id: int
-
-    def __call__(self, groups: Sequence[list[Encoded]]) -> dict[str, Any]:
-        """Ids, mask and labels are (examples, tokens), ``tasks`` (examples,).
-
-        ``trajectories`` is the number of trajectories, for Eq. 3's n.
-        """
-        examples = [example for group in groups for example in group]
-        width = max(len(example.ids) for example in examples)
-        ids = torch.full((len(examples), width), self.pad_id)
-        labels = torch.full((len(examples), width), IGNORE)
-        mask = torch.zeros((len(examples), width), dtype=torch.long)
-        for row, example in enumerate(examples):
-            length = len(example.ids)
-            ids[row, :length] = torch.tensor(example.ids)
-            labels[row, example.prompt : length] = ids[row, example.prompt : length]
-            mask[row, :length] = 1
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": labels,
-            "tasks": torch.tensor([example.task for example in examples]),
-            "trajectories": torch.tensor(len(groups)),
-        }
-
-
-# ---- training --------------------------------------------------------------------------------
+PACKING_TOLERANCE = 1e-3
+"""Most that packing may change a loss (float32 rounding gives about 1e-6)."""
 
 
 class StepTrainer(Trainer):
@@ -181,11 +88,10 @@ class StepTrainer(Trainer):
         trajectories = int(
             inputs["trajectories"] if num_items_in_batch is None else num_items_in_batch
         )
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        losses = example_losses(outputs.logits, inputs["labels"])
+        outputs, losses = forward(model, inputs)
         shares = task_losses(losses, inputs["tasks"], trajectories)
         self.step_losses += shares.detach()
-        self.tokens += int(inputs["attention_mask"].sum())
+        self.tokens += int(inputs["tokens"])
         weights = shares.new_tensor(self.task_weights.weights())
         # Data-parallel training averages gradients over processes; shares have to be summed.
         loss = (weights * shares).sum() * self.accelerator.num_processes
@@ -295,12 +201,13 @@ def train(config: TrainConfig) -> Path:
             where=str(config.data),
             fix="Choose another --objective or other --lambdas.",
         )
+    packing = _packing(config.packing, model, data, tokenizer.pad_token_id)
     trainer = StepTrainer(
         task_weights=weights,
         model=model,
         args=_arguments(config, stage.path),
         train_dataset=data,
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id, packing),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -315,12 +222,33 @@ def train(config: TrainConfig) -> Path:
                 "examples": sum(len(group) for group in data.groups),
                 "steps": len(rows),
                 "tokens": rows[-1]["tokens"],
+                "packing": packing,
+                "unique_share": round(unique_share(data), 3) if packing == "trie" else 1.0,
                 "train_seconds": rows[-1]["seconds"],
                 "losses": dict(zip(TASKS, rows[-1]["losses"], strict=True)),
             }
         )
         shutil.rmtree(stage.path / "checkpoints", ignore_errors=True)
     return stage.path
+
+
+def _packing(wanted: Packing, model: torch.nn.Module, data: Trajectories, pad_id: int) -> Packing:
+    """``trie`` if the model gives a packed row the losses of its separate sequences."""
+    if wanted == "none":
+        return "none"
+    longest = max(data.groups, key=len)
+    try:
+        error = packing_error(model, longest, pad_id=pad_id)
+    except (TypeError, ValueError, RuntimeError, IndexError) as reason:
+        tqdm.write(f"Packing is off: this model does not take packed rows ({reason}).")
+        return "none"
+    if error > PACKING_TOLERANCE:
+        tqdm.write(
+            f"Packing is off: with this model a packed row's losses differ by {error:.2g} from "
+            "those of its separate sequences (it does not attend by mask alone)."
+        )
+        return "none"
+    return "trie"
 
 
 def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:

@@ -1,0 +1,1 @@
+"""Retrievers: implementations of ``steper.protocols.Retriever``."""
