@@ -78,8 +78,7 @@ def _cut(sentence: str, words: int) -> list[list[str]]:
     return [parts[start : start + words] for start in range(0, len(parts), words)]
 
 
-# After a full stop come closing quotes (\u201d, \u2019) and a space; after a Chinese or Japanese one,
-# neither.
+# Closing quotes and a space follow a full stop; neither follows a Chinese or Japanese one.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'\u201d\u2019)\]]*\s+|[。\uff01\uff1f]+\s*|\n\s*\n")
 _ABBREVIATION = re.compile(r"(?:\b[^\W\d_]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|No|vs|cf|etc))\.\s+$")
 

@@ -36,30 +36,47 @@ def _next_sentence(request: Request) -> str:
             where=f"question {question.id}",
             fix="Use questions with a decomposition or evidence triples, or another teacher.",
         )
-    titles = {fold(passage.title) for passage in request.passages}
-    written = {step.reasoning for step in request.steps}
+    written = [step.reasoning for step in request.steps]
     hop = next((h for h in question.chain if h.statement not in written), None)
-    known = hop is None or not hop.title or fold(hop.title) in titles
+    known = hop is None or _can_read(hop, request)
     if request.final:
         # Asked too early, it answers with what it has read so far, as a model would.
-        answer = question.answer if hop is None or (known and hop is question.chain[-1]) else ""
-        return answer_sentence(answer or _last_answer(request)).removeprefix(ANSWER_CUE)
+        done = hop is None or (known and hop is question.chain[-1])
+        answer = question.answer if done else _last_answer(question.chain, written)
+        return answer_sentence(answer).removeprefix(ANSWER_CUE)
     if hop is None:
         return answer_sentence(question.answer)
-    return hop.statement if known else search_sentence(hop)
+    return hop.statement if known else _search_sentence(hop, written)
 
 
-def search_sentence(hop: Hop) -> str:
-    """What to look for where a hop's passage has not been retrieved."""
-    return f"I need to find out: {hop.question.rstrip('?').strip()}?"
+def _can_read(hop: Hop, request: Request) -> bool:
+    """Whether a retrieved passage states the hop; a hop without title follows from earlier ones.
+
+    Titles are not unique, so the passage must be a labelled one or contain the hop's answer.
+    """
+    return not hop.title or any(
+        fold(passage.title) == fold(hop.title)
+        and (
+            passage.id in request.question.supporting_ids or fold(hop.answer) in fold(passage.text)
+        )
+        for passage in request.passages
+    )
 
 
-def _last_answer(request: Request) -> str:
-    stated = {step.reasoning for step in request.steps}
-    answers = [hop.answer for hop in request.question.chain if hop.statement in stated]
+def _search_sentence(hop: Hop, written: Sequence[str]) -> str:
+    """What to look for: the open question, and where that did not help, the passage's title."""
+    by_title = f"I need to read about {hop.title}."
+    if not hop.question:
+        return by_title
+    by_question = f"I need to find out: {hop.question.rstrip('?').strip()}?"
+    return by_title if by_question in written else by_question
+
+
+def _last_answer(chain: Sequence[Hop], written: Sequence[str]) -> str:
+    answers = [hop.answer for hop in chain if hop.answer and hop.statement in written]
     return answers[-1] if answers else "unknown"
 
 
-def fold(title: str) -> str:
-    """A title without case and outer white space, for comparing."""
-    return title.strip().casefold()
+def fold(text: str) -> str:
+    """A text without case and outer white space, for comparing."""
+    return text.strip().casefold()

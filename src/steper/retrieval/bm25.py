@@ -78,7 +78,8 @@ def analyze(texts: Sequence[str], language: str) -> list[list[str]]:
         show_progress=False,
         allow_empty=False,
     )
-    return tokens
+    # bm25s stands an empty term in for a text without any; it must not match anything.
+    return [[term for term in terms if term] for terms in tokens]
 
 
 class BM25Index:
