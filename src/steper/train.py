@@ -267,7 +267,8 @@ def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         report_to="none",
         seed=config.seed,
         bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
+        # Newer versions of transformers rename the option, and warn of the old name if it is used.
+        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
         use_cpu=config.device == "cpu",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -40,7 +40,7 @@ def test_an_interrupted_build_is_not_opened_and_starts_again(corpus: Path, tmp_p
     good = corpus.read_bytes()
     corpus.write_bytes(good + b"{\n")
     out = tmp_path / "index"
-    with pytest.raises(SteperError, match="corpus.jsonl:2"):
+    with pytest.raises(SteperError, match=r"corpus\.jsonl:2"):
         build_index(corpus, out)
     with pytest.raises(SteperError, match="has not finished"):
         open_index(out)
@@ -49,7 +49,7 @@ def test_an_interrupted_build_is_not_opened_and_starts_again(corpus: Path, tmp_p
 
 
 def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SteperError, match="holds no manifest.json"):
+    with pytest.raises(SteperError, match=r"holds no manifest\.json"):
         open_index(tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(SteperError, match="not empty"):
