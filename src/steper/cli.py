@@ -11,9 +11,12 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steper.errors import SteperError
+
+if TYPE_CHECKING:
+    from steper.config import Config
 
 HELP = """\
 steper: teach a small language model multi-step retrieval-augmented reasoning.
@@ -35,7 +38,7 @@ Every command: --help for its options, --config FILE.toml for options from a fil
 command again to resume. Start with `steper demo`.
 """
 
-C = TypeVar("C")
+C = TypeVar("C", bound="Config")
 
 
 def main() -> None:
@@ -147,9 +150,10 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _report(arguments: list[str]) -> None:
     from steper.config import ReportConfig
-    from steper.report import write_report
 
     config = parse(ReportConfig, "report", arguments)
+    from steper.report import write_report
+
     write_report(config.evaluations, config.out, trainings=config.trainings)
     print(f"Report: {config.out}")
 
@@ -191,33 +195,59 @@ def parse(type_: type[C], command: str, arguments: list[str]) -> C:
         SystemExit: on an unknown option, after a message with the nearest known ones.
     """
     import tyro
+
+    arguments = _with_file(type_, arguments)
+    return tyro.cli(_checked(type_, command), prog=f"steper {command}", args=arguments)
+
+
+def _checked(type_: type[C], command: str) -> type[C]:
+    """``type_`` with our message for a value out of range; tyro would print pydantic's own."""
     from pydantic import ValidationError
 
-    try:
-        return tyro.cli(type_, prog=f"steper {command}", args=_with_file(arguments))
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise SteperError(
-            f"{first['msg']}, got {first['input']!r}.",
-            where=f"steper {command} {option}",
-            fix=f"See `steper {command} --help`.",
-        ) from None
+    def new(_: type[C], **values: Any) -> C:
+        try:
+            return type_(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = "--" + str(first["loc"][0]).replace("_", "-")
+            raise SteperError(
+                f"{first['msg']}, got {first['input']!r}.",
+                where=f"{command} {option}",
+                fix=f"See `steper {command} --help`.",
+            ) from None
+
+    return type(type_.__name__, (type_,), {"__new__": new, "__doc__": type_.__doc__})
 
 
-def _with_file(arguments: list[str]) -> list[str]:
-    """Replace ``--config FILE`` by the file's options, placed first so that later ones win."""
-    if "--config" not in arguments:
+def _with_file(type_: type[Config], arguments: list[str]) -> list[str]:
+    """Replace ``--config FILE`` by the file's options, placed so that those given here win."""
+    spelled = [argument.partition("=") for argument in arguments]
+    at = next((n for n, (name, _, _) in enumerate(spelled) if name == "--config"), None)
+    if at is None:
         return arguments
-    at = arguments.index("--config")
-    if at + 1 == len(arguments):
-        raise SteperError("--config needs a file.", where="steper", fix="Name a TOML file.")
-    path = Path(arguments[at + 1])
+    used = 1 if spelled[at][1] else 2
+    if at + used > len(arguments):
+        raise SteperError("--config needs a file.", fix="Name a TOML file.")
+    path = Path(spelled[at][2] if used == 1 else arguments[at + 1])
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SteperError("no such file.", where=str(path), fix="Check --config.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
-    return _flags(data, path) + arguments[:at] + arguments[at + 2 :]
+        raise SteperError(
+            f"cannot be read: {error}.", where=str(path), fix="--config takes a TOML file."
+        ) from None
+    from tyro.conf import Positional
+
+    for name, field in type_.model_fields.items():
+        if name in data and Positional in field.metadata:
+            raise SteperError(
+                f"{name}: goes on the command line, not into the file.", where=str(path)
+            )
+    rest = arguments[:at] + arguments[at + used :]
+    # Behind arguments without a name, which a list option would take for its own.
+    named = next((n for n, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+    return rest[:named] + _flags(data, path) + rest[named:]
 
 
 def _flags(data: dict[str, Any], path: Path) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_difficulty_learns_sigma_and_it_starts_at_one(road: Road, tmp_path: Path
     assert all(
         last < first for first, last in zip(rows[0]["weights"], rows[-1]["weights"], strict=True)
     )
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         expected = [0.5 / torch.tensor(s).exp().item() ** 2 for s in row["state"]["log_sigma"]]
         assert following["weights"] == pytest.approx(expected, rel=1e-5)
 

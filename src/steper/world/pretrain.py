@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -344,59 +345,71 @@ def optimizers(model: Qwen3ForCausalLM, lr: float) -> list[torch.optim.Optimizer
 
 
 def pretrain(out: Path, args: argparse.Namespace) -> None:
-    """Train for ``args.minutes`` and write model, tokenizer and curve to ``out``."""
+    """Train for ``args.minutes`` in all and write model, tokenizer and curve to ``out``.
+
+    Called again on the same folder it goes on from the last measurement.
+    """
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
-    model = build_model(len(tokenizer), hidden=args.hidden, layers=args.layers)
+    tokenizer, tests = train_tokenizer(), probes()
+    curve = [json.loads(line) for line in _lines(out / "curve.jsonl")]
+    done: dict[str, Any] = curve[-1] if curve else {"minutes": 0.0, "steps": 0, "tokens": 0}
+    model = (
+        Qwen3ForCausalLM.from_pretrained(out)
+        if curve
+        else build_model(len(tokenizer), hidden=args.hidden, layers=args.layers)
+    )
     optims = optimizers(model, args.lr)
-    for optim in optims:
-        for group in optim.param_groups:
-            group["initial_lr"] = group["lr"]
-    rng, tests = random.Random(args.seed), probes()
-    begin = time.monotonic()
-    stage, stream, tokens, step, shown = None, None, 0, 0, -1.0
-    losses: list[float] = []
+    if curve and (out / "optimizers.pt").exists():
+        for optim, state in zip(optims, torch.load(out / "optimizers.pt"), strict=True):
+            optim.load_state_dict(state)
+    rng = random.Random(f"{args.seed}-{done['steps']}")
+    begin = time.monotonic() - 60 * done["minutes"]
+    step, tokens, shown, start = done["steps"], done["tokens"], done["minutes"], done["steps"]
+    stage, stream, losses = None, None, list[float]()
     while (progress := (time.monotonic() - begin) / 60 / args.minutes) < 1:
         if stage_at(progress) != stage or stream is None:
             stage = stage_at(progress)
             stream = batches(tokenizer, rng, stage, args.batch_tokens)
         batch = next(stream)
         # Warm up over 50 steps, hold, and decay linearly over the last 30% of the time.
-        scale = min(1.0, (step + 1) / 50, max(0.02, (1 - progress) / 0.3))
-        for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = group["initial_lr"] * scale
-        loss = weighted_loss(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        losses.append(loss.item())
+        scale = min(1.0, (step - start + 1) / 50, max(0.02, (1 - progress) / 0.3))
+        losses.append(_train_step(model, optims, batch, lr=args.lr * scale))
         tokens, step = tokens + int(batch.mask.sum()), step + 1
         minutes = (time.monotonic() - begin) / 60
-        if minutes - shown >= args.every:
+        if minutes - shown >= args.every or minutes >= args.minutes:
             shown = minutes
-            row: dict[str, float | str] = {
-                "minutes": round(minutes, 1),
-                "steps": step,
-                "tokens": tokens,
-            }
-            row |= {"stage": f"{stage.passages}p{stage.hops}h"}
+            row: dict[str, float | str] = {"minutes": round(minutes, 1), "steps": step}
+            row |= {"tokens": tokens, "stage": f"{stage.passages}p{stage.hops}h"}
             row |= {"loss": round(sum(losses) / len(losses), 3)}
             row |= {n: round(exact_rate(model, tokenizer, t), 3) for n, t in tests.items()}
             losses = []
             print(json.dumps(row), flush=True)
-            with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    final = {name: round(exact_rate(model, tokenizer, texts), 3) for name, texts in tests.items()}
-    print(json.dumps({"done": True, "steps": step, "tokens": tokens} | final), flush=True)
+            torch.save([optim.state_dict() for optim in optims], out / "optimizers.pt")
+            with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _train_step(
+    model: Qwen3ForCausalLM, optims: Sequence[torch.optim.Optimizer], batch: Batch, *, lr: float
+) -> float:
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = lr
+    loss = weighted_loss(model, batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optim in optims:
+        optim.step()
+        optim.zero_grad()
+    return loss.item()
 
 
 def main() -> None:
