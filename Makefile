@@ -33,7 +33,7 @@ demo: $(VENV)/installed ## set up, then the whole road offline: one table and a 
 	@$(BIN)/steper demo $(ARGS)
 
 test: $(VENV)/installed-dev ## set up, then all tests (ARGS=--slow adds the long ones)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --quiet $(ARGS)
 
 check: $(VENV)/installed-dev ## format, lint, strict types, import floors
 	@$(BIN)/ruff format --quiet --check . || { echo 'Not formatted. Run: make format'; exit 1; }
@@ -56,27 +56,28 @@ clean: ## remove .venv, builds and caches; runs/ stays
 
 # ---- set-up ------------------------------------------------------------------------------------
 
-# A half-made environment would pass for a whole one the next time.
+# A half-made environment would pass for a whole one the next time, and one whose interpreter has
+# gone still has its stamps.
 $(BIN)/python:
-	@for python in $(CANDIDATES); do \
+	@rm -rf $(VENV); for python in $(CANDIDATES); do \
 		if $$python -c '$(USABLE)' 2>/dev/null; then \
 			echo "Making $(VENV) with $$($$python --version) ($$(command -v $$python))"; \
 			$$python -m venv $(VENV) && exit 0; \
 			rm -rf $(VENV); exit 1; \
 		fi; \
-	done; \
+	done; { \
 	echo 'No usable Python found. steper needs Python 3.11 or newer with its venv module.'; \
 	echo 'Tried: $(CANDIDATES).'; \
 	echo 'Debian and Ubuntu: apt install python3-venv. Elsewhere: https://www.python.org/downloads,'; \
-	echo 'or name an interpreter: make demo PYTHON=/path/to/python3.12'; \
+	echo 'or name an interpreter: make demo PYTHON=/path/to/python3.12'; } >&2; \
 	exit 1
 
-$(VENV)/installed: pyproject.toml constraints-dev.txt | $(BIN)/python
+$(VENV)/installed: pyproject.toml constraints-dev.txt $(BIN)/python
 	@echo 'Installing steper into $(VENV): some minutes the first time, torch is large'
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints-dev.txt | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml constraints-dev.txt $(BIN)/python
 	@echo 'Installing steper and its tools into $(VENV): some minutes the first time, torch is large'
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/installed $@

@@ -7,6 +7,7 @@ same command resumes; every stage has its own folder below ``OUT``.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ def demo(config: DemoConfig) -> Path:
     if config.seeds == 1:
         student = trainings[-1] / STUDENT
         index = config.out / "seed-0" / "index"
-        print(f'Try it:  steper ask "QUESTION" --model {student} --index {index}')
+        print(f'Try it:  {sys.argv[0]} ask "QUESTION" --model {student} --index {index}')
     return report
 
 

@@ -252,6 +252,10 @@ def _packing(wanted: Packing, model: torch.nn.Module, data: Trajectories, pad_id
 
 
 def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
+    # Newer versions of transformers rename the option, and warn of the old name if it is used.
+    old_name: dict[str, Any] = (
+        {"gradient_checkpointing": True} if config.gradient_checkpointing else {}
+    )
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=config.micro_batch,
@@ -267,11 +271,11 @@ def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         report_to="none",
         seed=config.seed,
         bf16=config.bf16,
-        # Newer versions of transformers rename the option, and warn of the old name if it is used.
-        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
+        **old_name,
         use_cpu=config.device == "cpu",
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_pin_memory=config.device != "cpu" and torch.cuda.is_available(),
     )
 
 

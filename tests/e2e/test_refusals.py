@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from road import Road
 
+from road import Road
 from steper.cli import run
 from steper.errors import SteperError
 

@@ -38,6 +38,9 @@ TEMPLATE = load_template("world")
 
 ROPE_THETA = 1e6
 
+FACTS = 16
+"""Most facts restated after a list of passages."""
+
 PASSAGE_LOSS = 0.15
 """Weight of plain language modelling on prompt tokens, against 1 on what has to be read."""
 
@@ -57,8 +60,8 @@ CURRICULUM: tuple[tuple[float, Stage], ...] = (
     (0.00, Stage(passages=1, hops=1)),
     (0.10, Stage(passages=2, hops=1)),
     (0.20, Stage(passages=3, hops=2)),
-    (0.32, Stage(passages=5, hops=3)),
-    (0.50, Stage(passages=8, hops=4)),
+    (0.32, Stage(passages=4, hops=3)),
+    (0.60, Stage(passages=7, hops=4)),
 )
 """(fraction of the budget, stage) pairs; each stage lasts until the next begins."""
 
@@ -185,13 +188,24 @@ def pick_passages(
 
 
 def fact_list(world: World, rng: random.Random, stage: Stage) -> list[Span]:
-    """Passages, then their facts restated in any order: dense practice in reading."""
-    passages = pick_passages(world, rng, [rng.choice(list(world.passages))], stage.passages)
+    """Passages, then their facts restated in any order: the densest practice in reading.
+
+    Mostly the passages are about entities of one kind, so that the relation alone does not tell
+    which of them to read.
+    """
+    if stage.passages > 1 and rng.random() < 0.7:
+        kind = rng.choice(list(world.kinds.values()))
+        pool = [title for title, other in world.kinds.items() if other == kind]
+        titles = rng.sample(pool, min(len(pool), rng.randint(2, stage.passages)))
+        passages = [world.passages[title] for title in titles]
+    else:
+        title = rng.choice(list(world.passages))
+        passages = pick_passages(world, rng, [title], stage.passages)
     prompt = TEMPLATE.render("", passages, []).removeprefix("Question: \n")
     facts = [(p.title, name, v) for p in passages for name, v in world.facts[p.title].items()]
     rng.shuffle(facts)
     spans: list[Span] = [(prompt, PASSAGE_LOSS)]
-    for subject, name, value in facts[:6]:
+    for subject, name, value in facts[:FACTS]:
         statement = relation_named(name).statement(subject, value)
         cue = statement.removesuffix(f" {value}.")
         spans += [(cue, PASSAGE_LOSS), (f" {value}.\n", 1.0)]
@@ -227,7 +241,7 @@ def echo(world: World, rng: random.Random) -> list[Span]:
 
 def sample(world: World, rng: random.Random, stage: Stage) -> list[Span]:
     """One training text as weighted spans: mostly copying first, mostly questions later."""
-    echoes, lists = (0.25, 0.35) if stage.hops == 1 else (0.0, 0.3)
+    echoes, lists = (0.25, 0.4) if stage.hops == 1 else (0.0, 0.5)
     draw = rng.random()
     if draw < echoes:
         return echo(world, rng)
