@@ -54,3 +54,19 @@ def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SteperError, match="not empty"):
         build_index(tmp_path / "file", tmp_path)
+
+
+def test_an_index_inside_its_corpus_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Some words.")
+    with pytest.raises(SteperError, match="inside the corpus folder"):
+        build_index(tmp_path, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_building_says_what_it_takes(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(corpus, tmp_path / "index")
+    said = capsys.readouterr()
+    assert "1 passages, 0.0 MB of text; needs about" in said.err
+    assert said.out == ""

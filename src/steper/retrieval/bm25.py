@@ -1,8 +1,8 @@
-"""BM25 over an index on disk, by the `bm25s` library (Lucene variant, its default k1 and b).
+"""BM25: ranks passages by the words they share with the query, rare words counting more.
 
-The index is memory-mapped: opening it reads no passage, and a search reads the few it returns.
-Folder and corpus are tied together: the index carries its analysis, its corpus hash and the size
-of every file, so a truncated file is named instead of giving odd results.
+bm25s computes every (term, passage) score once, when the index is built; a search adds up the
+rows of the query's terms. The index is a folder that holds all it needs, its analysis included:
+the arrays are mapped into memory, not read, and passages are looked up on disk.
 
 >>> index = BM25Index.open(Path("runs/index"))  # doctest: +SKIP
 >>> index.search(["Who hosted Hee Haw?"], k=4)[0][0].title  # doctest: +SKIP
@@ -11,218 +11,229 @@ of every file, so a truncated file is named instead of giving odd results.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import bm25s
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
 
 from steper.errors import SteperError
-from steper.store import from_json, read_json, to_json, write_json
-from steper.types import STRICT, Passage
+from steper.retrieval.analysis import Analyzer, settings
+from steper.retrieval.info import (
+    FORMAT_VERSION,
+    INFO,
+    REBUILD,
+    IndexInfo,
+    check_files,
+    file_info,
+    read_info,
+)
+from steper.retrieval.passages import PassageFile
+from steper.store import write_json
+from steper.types import Passage
 
-LANGUAGES = {
-    "da": "danish",
-    "de": "german",
-    "en": "english",
-    "es": "spanish",
-    "fr": "french",
-    "it": "italian",
-    "nl": "dutch",
-    "no": "norwegian",
-    "pt": "portuguese",
-    "sv": "swedish",
-}
-"""Languages with stop words and a Snowball stemmer; ``none`` does without both."""
+_BM25 = "bm25"
+"""The folder of bm25s' own files; ``bm25s.BM25.load`` opens it as well."""
 
-MAX_QUERY_TERMS = 1024
-"""Terms of a query that are used. A longer text is no query; its beginning is searched with."""
+_DATA, _INDICES, _INDPTR = (
+    f"{_BM25}/{name}.csc.index.npy" for name in ("data", "indices", "indptr")
+)
+_VOCABULARY = f"{_BM25}/vocab.index.json"
+_PASSAGES = "passages.jsonl"
+_FILES = (
+    _DATA,
+    _INDICES,
+    _INDPTR,
+    _VOCABULARY,
+    f"{_BM25}/params.index.json",
+    _PASSAGES,
+    "offsets.npy",
+)
 
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """What an index says of itself.
-
-    Attributes:
-        files: size in bytes of every file of the index.
-    """
-
-    __pydantic_config__ = STRICT
-
-    format: int
-    language: str
-    bm25s: str
-    passages: int
-    terms: int
-    corpus_sha256: str
-    files: dict[str, int]
-
-
-def analyze(texts: Sequence[str], language: str) -> list[list[str]]:
-    """The terms of each text: the one analysis for passages and queries alike."""
-    stemmer = Stemmer.Stemmer(LANGUAGES[language]) if language != "none" else None
-    stopwords = language if language != "none" else []
-    tokens: list[list[str]] = bm25s.tokenize(
-        list(texts),
-        stopwords=stopwords,
-        stemmer=stemmer,
-        return_ids=False,
-        show_progress=False,
-        allow_empty=False,
-    )
-    # bm25s stands an empty term in for a text without any; it must not match anything.
-    return [[term for term in terms if term] for terms in tokens]
+_PROBE_CHARACTERS = 1000
 
 
 class BM25Index:
-    """Implements ``steper.protocols.Retriever``."""
+    """A searchable corpus; fits ``protocols.Retriever``. Searching from several threads is safe.
 
-    def __init__(self, folder: Path, info: IndexInfo) -> None:
-        self.info = info
-        self._scorer = bm25s.BM25.load(
-            folder / "bm25", mmap=True, show_progress=False, load_vocab=True
-        )
-        self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy", mmap_mode="r")
-        self._passages = (folder / "passages.jsonl").open("rb")
-        self._where = str(folder / "passages.jsonl")
+    Attributes:
+        info: what the index is made of.
+        passages: the corpus, in the order it was read.
+    """
+
+    def __init__(
+        self,
+        info: IndexInfo,
+        passages: Sequence[Passage],
+        *,
+        vocabulary: Mapping[str, int],
+        columns: Mapping[str, NDArray[Any]],
+    ) -> None:
+        self.info, self.passages = info, passages
+        self._vocabulary = vocabulary
+        # Sparse columns, one a term: its passages are indices[indptr[t]:indptr[t + 1]], ascending,
+        # and their scores stand in data at the same places.
+        self._data, self._indices = columns["data"], columns["indices"]
+        self._indptr = columns["indptr"]
+        self._analyzer = Analyzer(info.analyzer)
 
     def __len__(self) -> int:
-        return self.info.passages
+        return len(self.passages)
+
+    # ---- building ----------------------------------------------------------------------------
 
     @classmethod
-    def build(cls, passages: Iterable[Passage], folder: Path, *, language: str = "en") -> BM25Index:
+    def build(cls, passages: Iterable[Passage], folder: Path, *, language: str = "en") -> Self:
         """Write an index of the passages into a folder and open it.
 
         Args:
-            passages: taken one by one; only their terms are held in memory.
+            passages: taken one by one; ids are distinct, as ``read_corpus`` makes sure. Only their
+                terms are held in memory, 8 bytes a word.
             folder: where to; files of an earlier, interrupted build are overwritten.
-            language: a key of ``LANGUAGES``, or ``none``.
+            language: a key of ``analysis.STEMMERS``, or ``none``.
 
         Raises:
-            SteperError: if the language is unknown.
+            SteperError: if the language is unknown or there is nothing to search by.
         """
-        if language != "none" and language not in LANGUAGES:
-            raise SteperError(
-                f"unknown language {language!r}.",
-                where="--language",
-                fix=f"Choose one of {', '.join(LANGUAGES)}, or none.",
-            )
-        logging.getLogger("bm25s").setLevel(logging.ERROR)
+        import bm25s
+
+        # bm25s sets its own logger to DEBUG when it is imported.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
+        analyzer = Analyzer(settings(language))
         folder.mkdir(parents=True, exist_ok=True)
-        terms, digest = _write_passages(passages, folder, language)
-        scorer = bm25s.BM25(method="lucene")
-        scorer.index(terms, show_progress=False)
-        scorer.save(folder / "bm25", show_progress=False)
-        paths = (p for p in folder.rglob("*") if p.suffix in (".npy", ".json", ".jsonl"))
+        (folder / INFO).unlink(missing_ok=True)
+        counts = _Counts()
+        written = PassageFile.write(folder / _PASSAGES, counts.watch(passages, analyzer))
+        if not counts.vocabulary:
+            raise SteperError(
+                "no passage holds a word to search by.",
+                where="corpus",
+                fix="Words are runs of two or more letters or digits, stopwords left out.",
+            )
+        bm25 = bm25s.BM25()
+        terms = (counts.term_ids, counts.vocabulary)
+        bm25.index(terms, create_empty_token=False, show_progress=False)
+        bm25.save(folder / _BM25, show_progress=False)
+        files = {name: file_info(folder / name) for name in _FILES}
         info = IndexInfo(
-            format=FORMAT,
-            language=language,
-            bm25s=bm25s.__version__,
-            passages=len(terms),
-            terms=len(scorer.vocab_dict),
-            corpus_sha256=digest,
-            files={
-                path.relative_to(folder).as_posix(): path.stat().st_size
-                for path in sorted(paths)
-                if path.name not in ("manifest.json", "info.json")
-            },
+            format_version=FORMAT_VERSION,
+            passages=len(written),
+            words=counts.words,
+            terms=len(counts.vocabulary),
+            analyzer=analyzer.settings,
+            k1=bm25.k1,
+            b=bm25.b,
+            method=bm25.method,
+            bm25s_version=version("bm25s"),
+            stemmer_version=version("PyStemmer"),
+            probe=_probe(analyzer, written[0]),
+            corpus_sha256=files[_PASSAGES].sha256,
+            files=files,
         )
-        write_json(folder / "info.json", {f: getattr(info, f) for f in IndexInfo.__slots__})
-        return cls(folder, info)
+        write_json(folder / INFO, asdict(info))
+        return cls.open(folder)
+
+    # ---- opening -----------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, folder: Path) -> BM25Index:
-        """Open an index, memory-mapped.
+    def open(cls, folder: Path, *, verify: bool = False) -> Self:
+        """Open a saved index without reading it into memory, but for its vocabulary.
+
+        Args:
+            folder: where the index was saved.
+            verify: whether to hash the large files too, which reads all of them.
 
         Raises:
-            SteperError: if a file is missing or has another size than when it was written, or
-                another version of steper wrote it.
+            SteperError: naming the file that is missing, truncated or changed, or if the index
+                was made by another format or stems words otherwise than this installation.
         """
-        path = folder / "info.json"
-        info = from_json(IndexInfo, to_json(read_json(path)), where=str(path))
-        if info.format != FORMAT:
+        info = read_info(folder)
+        check_files(folder, info, verify=verify)
+        try:
+            arrays = {
+                # asarray: slices of a plain array cost less than those of a memmap.
+                name: np.asarray(np.load(folder / file, mmap_mode="r"))
+                for name, file in (("data", _DATA), ("indices", _INDICES), ("indptr", _INDPTR))
+            }
+            vocabulary = json.loads((folder / _VOCABULARY).read_bytes())
+        except ValueError as error:
             raise SteperError(
-                f"index format {info.format}, this version reads {FORMAT}.",
+                f"an index file is damaged: {error}.", where=str(folder), fix=REBUILD
+            ) from None
+        index = cls(info, PassageFile(folder / _PASSAGES), vocabulary=vocabulary, columns=arrays)
+        if _probe(index._analyzer, index.passages[0]) != info.probe:
+            raise SteperError(
+                f"the index was built with PyStemmer {info.stemmer_version}, which stems words "
+                f"otherwise than the installed {version('PyStemmer')}.",
                 where=str(folder),
-                fix="Build the index again with `steper index`.",
+                fix="Install that version, or build the index again.",
             )
-        for name, size in info.files.items():
-            file = folder / name
-            there = file.stat().st_size if file.is_file() else None
-            if there != size:
-                raise SteperError(
-                    f"has {there} bytes, not the {size} it was written with."
-                    if there is not None
-                    else "is missing.",
-                    where=str(file),
-                    fix="The index is damaged; delete the folder and run `steper index` again.",
-                )
-        return cls(folder, info)
+        return index
+
+    # ---- searching ---------------------------------------------------------------------------
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """At most ``k`` passages for each query, best first; ties in corpus order.
+        """Return, for each query, at most ``k`` passages sharing a term with it, best first.
 
-        A passage that shares no term with the query is never returned, so a query that is empty,
-        of stop words only, or of unknown words gives ``[]``.
+        Passages of equal score come in corpus order. A query without a known term gives ``[]``.
+
+        Raises:
+            SteperError: if ``k`` is less than 1.
         """
-        return [
-            [self.passage(int(row)) for row in self._best(terms[:MAX_QUERY_TERMS], k)]
-            for terms in analyze(queries, self.info.language)
-        ]
+        if isinstance(queries, str):
+            raise TypeError("queries must be a sequence of strings, not one string")
+        if k < 1:
+            raise SteperError(f"k is {k}, but must be at least 1.", where="k")
+        return [[self.passages[int(i)] for i in self.rank(query, k)[0]] for query in queries]
 
-    def passage(self, row: int) -> Passage:
-        """The passage at a place of the corpus."""
-        begin, end = self._offsets[row], self._offsets[row + 1]
-        self._passages.seek(int(begin))
-        line = self._passages.read(int(end - begin))
-        return from_json(Passage, line, where=f"{self._where}:{row + 1}")
-
-    def _best(self, terms: Sequence[str], k: int) -> Any:
-        known = [term for term in terms if term in self._scorer.vocab_dict]
-        if not known or k < 1:
-            return []
-        scores = self._scorer.get_scores(known)  # (passages,)
-        k = min(k, len(scores))
-        # Everything as good as the k-th best is a candidate, so that ties at the edge are
-        # decided by corpus order and not by the partition's whim.
-        edge = max(np.partition(scores, -k)[-k], np.finfo(scores.dtype).tiny)
-        candidates = np.flatnonzero(scores >= edge)
-        return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-
-
-def _write_passages(
-    passages: Iterable[Passage], folder: Path, language: str
-) -> tuple[list[list[str]], str]:
-    """Write passages and their byte offsets; returns every passage's terms and the corpus hash."""
-    terms: list[list[str]] = []
-    offsets = [0]
-    digest = hashlib.sha256()
-    with (folder / "passages.jsonl").open("wb") as file:
-        for block in _blocks(passages, 4096):
-            for passage in block:
-                line = f"{to_json(passage)}\n".encode()
-                digest.update(line)
-                file.write(line)
-                offsets.append(offsets[-1] + len(line))
-            terms += analyze([f"{p.title} {p.text}" for p in block], language)
-    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-    return terms, digest.hexdigest()
+    def rank(self, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The numbers of the best passages and their scores, each of length at most ``k``."""
+        scores = np.zeros(len(self), dtype=np.float32)
+        found = (self._vocabulary.get(term) for term in self._analyzer.terms(query))
+        counts = Counter(term for term in found if term is not None)
+        # In a fixed order, because a float sum depends on it. A repeated word is read once.
+        for term in sorted(counts):
+            begin, end = self._indptr[term], self._indptr[term + 1]
+            scores[self._indices[begin:end]] += counts[term] * self._data[begin:end]
+        hits = np.flatnonzero(scores)
+        if len(hits) > k:
+            # Keep every passage that ties with the k-th, then let the order below decide.
+            kth = np.partition(scores[hits], len(hits) - k)[len(hits) - k]
+            hits = hits[scores[hits] >= kth]
+        best = hits[np.lexsort((hits, -scores[hits]))][:k]
+        return best, scores[best]
 
 
-def _blocks(passages: Iterable[Passage], size: int) -> Iterable[list[Passage]]:
-    block: list[Passage] = []
-    for passage in passages:
-        block.append(passage)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+@dataclass(slots=True)
+class _Counts:
+    """The terms of the passages that have gone by, numbered by first use.
+
+    A set's order would change from run to run, and equal corpora would give unequal files.
+    """
+
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    term_ids: list[list[int]] = field(default_factory=list)
+    words: int = 0
+
+    def watch(self, passages: Iterable[Passage], analyzer: Analyzer) -> Iterator[Passage]:
+        known = self.vocabulary
+        for passage in passages:
+            text = _searched(passage)
+            self.words += len(text.split())
+            self.term_ids.append([known.setdefault(t, len(known)) for t in analyzer.terms(text)])
+            yield passage
+
+
+def _searched(passage: Passage) -> str:
+    """The text of a passage that is searched."""
+    return f"{passage.title} {passage.text}"
+
+
+def _probe(analyzer: Analyzer, passage: Passage) -> tuple[str, ...]:
+    return tuple(analyzer.terms(_searched(passage)[:_PROBE_CHARACTERS]))

@@ -366,14 +366,15 @@ def pretrain(out: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer, tests = train_tokenizer(), probes()
+    tests = probes()
     curve = [json.loads(line) for line in _lines(out / "curve.jsonl")]
     done: dict[str, Any] = curve[-1] if curve else {"minutes": 0.0, "steps": 0, "tokens": 0}
-    model = (
-        Qwen3ForCausalLM.from_pretrained(out)
-        if curve
-        else build_model(len(tokenizer), hidden=args.hidden, layers=args.layers)
-    )
+    if curve:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+        model = Qwen3ForCausalLM.from_pretrained(out)
+    else:
+        tokenizer = train_tokenizer()
+        model = build_model(len(tokenizer), hidden=args.hidden, layers=args.layers)
     optims = optimizers(model, args.lr)
     if curve and (out / "optimizers.pt").exists():
         for optim, state in zip(optims, torch.load(out / "optimizers.pt"), strict=True):
