@@ -247,7 +247,7 @@ class Run:
         return run
 
     def _lock(self) -> None:
-        """Hold the folder for this process; the lock ends with the process, however it ends."""
+        """Hold the folder until the stage is finished or the process ends, however it ends."""
         self._lock_file = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -285,6 +285,7 @@ class Run:
             "seconds": round(time.monotonic() - self._begin, 3),
         }
         write_json(self.path / "manifest.json", self._manifest)
+        self._lock_file.close()
 
 
 def _refuse_difference(

@@ -361,7 +361,7 @@ class World:
                 chain.append(self._hop(subject, relation))
                 subject = chain[-1].answer
             # A chain that came back to an entity it had left would have a shortcut.
-            if len({link.title for link in chain}) == hops:
+            if len({*(link.title for link in chain), subject}) == hops + 1:
                 return self._question(text, subject, f"{hops}hop", tuple(chain))
 
     def comparison(self, rng: random.Random) -> Question:

@@ -1,0 +1,47 @@
+"""What people and models see, kept to the letter. To change it on purpose: ``--update-golden``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steper.driver import run
+from steper.retrieval.bm25 import BM25Index
+from steper.setting import Setting
+from steper.store import to_json
+from steper.templates import SHIPPED, load_template
+from steper.types import Passage
+from steper.world.generator import World
+from steper.world.teacher import WorldTeacher
+
+HERE = Path(__file__).parent
+PASSAGES = [
+    Passage("1", "Jim Halsey", "Jim Halsey managed  the singer\nRoy Clark."),
+    Passage("2", "Roy Clark", "Roy Clark hosted Hee Haw."),
+]
+
+
+def compare(name: str, found: str, request: pytest.FixtureRequest) -> None:
+    path = HERE / name
+    if request.config.getoption("--update-golden"):
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_prompt(name: str, request: pytest.FixtureRequest) -> None:
+    prompt = load_template(name).render(
+        "What show did Jim Halsey's client host?", PASSAGES, ["Jim Halsey managed Roy Clark."]
+    )
+    compare(f"prompt-{name}.txt", prompt, request)
+
+
+def test_teacher_trajectories(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    world = World.generate(seed=0, part="test", entities=120)
+    index = BM25Index.build(world.passages.values(), tmp_path)
+    setting = Setting("ircot", load_template("world"), k=2, max_steps=6)
+    teacher = WorldTeacher(error_rate=0.1, seed=0)
+    runs = run(world.questions(10, seed=0), setting=setting, retriever=index, lm=teacher)
+    lines = [to_json(t) + "\n" for t in sorted(runs, key=lambda t: t.question.id)]
+    compare("trajectories.jsonl", "".join(lines), request)

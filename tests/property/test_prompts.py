@@ -1,0 +1,53 @@
+"""Prompts only grow, and what is rendered can be read back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steper.prompts import (
+    ANSWER_CUE,
+    answer_sentence,
+    first_sentence,
+    one_line,
+    parse_answer,
+)
+from steper.templates import load_template
+from steper.types import Passage
+
+words = st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=20)
+passages = st.lists(st.builds(Passage, id=words, title=words, text=words), min_size=1, max_size=5)
+
+
+@given(words, passages, st.lists(words, max_size=3), st.sampled_from(["ircot", "world"]))
+def test_a_later_prompt_begins_with_the_earlier_passages(
+    question: str, found: list[Passage], reasoning: list[str], name: str
+) -> None:
+    template = load_template(name)
+    later = template.render(question, found, reasoning)
+    for count in range(len(found)):
+        earlier = template.render(question, found[:count], reasoning)
+        shared = earlier.removesuffix(
+            "".join(f"{line}\n" for line in ["Reasoning:", *map(one_line, reasoning)])
+        )
+        assert later.startswith(shared)
+
+
+@given(words, passages, st.lists(words, max_size=3))
+def test_asking_for_the_answer_only_adds_the_cue(
+    question: str, found: list[Passage], reasoning: list[str]
+) -> None:
+    template = load_template("ircot")
+    plain = template.render(question, found, reasoning)
+    assert template.render(question, found, reasoning, final=True) == plain + ANSWER_CUE
+
+
+@given(words.map(one_line).filter(lambda answer: answer and ANSWER_CUE not in answer))
+def test_an_answer_is_read_back(answer: str) -> None:
+    assert parse_answer(answer_sentence(answer)) == answer
+    assert first_sentence(f"\n {answer_sentence(answer)}\nand more") == answer_sentence(answer)
+
+
+@given(st.text().filter(lambda text: ANSWER_CUE not in text))
+def test_other_sentences_hold_no_answer(text: str) -> None:
+    assert parse_answer(text) is None
