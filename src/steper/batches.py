@@ -51,8 +51,10 @@ def encode(
 ) -> Trajectories:
     """Tokenise examples and group them by trajectory.
 
-    Prompt and target are tokenised apart, as at inference, where the prompt comes alone. The
-    target ends with the end-of-sequence token.
+    Prompt and target are tokenised apart, as at inference, where the prompt comes alone. Only the
+    aggregation target ends with the end-of-sequence token: a newline ends a step, the token ends
+    the run. Were it taught after every step, a step whose search brought nothing new would have
+    the prompt of the step before it and the opposite target, "stop" against "go on".
 
     Raises:
         SteperError: if an example is longer than ``max_length`` tokens or a target is empty.
@@ -68,9 +70,8 @@ def encode(
                 where=f"example {example.id}",
                 fix="Build the data again; a step without reasoning should have been filtered.",
             )
-        encoded = Encoded(
-            [*prompt, *target, tokenizer.eos_token_id], len(prompt), TASKS.index(example.task)
-        )
+        end = [tokenizer.eos_token_id] if example.task == "aggregation" else []
+        encoded = Encoded([*prompt, *target, *end], len(prompt), TASKS.index(example.task))
         if len(encoded.ids) > max_length:
             too_long.append((len(encoded.ids), example.id))
         groups.setdefault(example.trajectory_id, []).append(encoded)

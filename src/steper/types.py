@@ -122,8 +122,8 @@ class Trajectory:
 class StepExample:
     """One supervised example of Eq. 3: a prompt, and the target whose tokens are labels.
 
-    The training text is ``prompt + target``; a trailing end-of-sequence token is added by the
-    tokenising code, because only it knows the tokenizer.
+    The training text is ``prompt + target``; after an aggregation target the tokenising code adds
+    the end-of-sequence token, because only it knows the tokenizer.
     """
 
     __pydantic_config__ = STRICT
