@@ -61,6 +61,8 @@ class RolloutConfig(Config):
     """How often the `world` teacher misreads a fact."""
     seed: int = 0
     """Seed of the `world` teacher's errors."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Most tokens of one sentence that a model writes."""
     device: str = "cpu"
     """Where a model teacher runs: cpu, cuda."""
 
@@ -152,6 +154,8 @@ class EvaluateConfig(Config):
     """Most steps per question; a student folder brings its own."""
     error_rate: float = Field(default=0.05, ge=0.0, lt=1.0)
     """How often the `world` teacher misreads a fact."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Most tokens of one sentence that a model writes."""
     device: str = "cpu"
     """Where a model runs: cpu, cuda."""
     seed: int = 0

@@ -130,7 +130,11 @@ def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
     if stage.finished:
         return stage.path
     lm = build_lm(
-        config.model, device=config.device, error_rate=config.error_rate, seed=config.seed
+        config.model,
+        device=config.device,
+        max_tokens=config.max_tokens,
+        error_rate=config.error_rate,
+        seed=config.seed,
     )
     begin = time.monotonic()
     log = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.question.id)

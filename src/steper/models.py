@@ -25,12 +25,15 @@ STUDENT_SETTING = "steper.json"
 BASE_READER = Path(__file__).parent / "world" / "base_reader"
 
 
-def build_lm(name: str, *, device: str, error_rate: float = 0.05, seed: int = 0) -> LM:
+def build_lm(
+    name: str, *, device: str, max_tokens: int = 128, error_rate: float = 0.05, seed: int = 0
+) -> LM:
     """The language model of that name.
 
     Args:
         name: ``annotated``, ``world``, ``base-reader``, a model folder or a hub id.
         device: where a neural model runs.
+        max_tokens: most tokens of one sentence it writes.
         error_rate: how often the world teacher misreads.
         seed: of the world teacher's errors.
     """
@@ -43,7 +46,7 @@ def build_lm(name: str, *, device: str, error_rate: float = 0.05, seed: int = 0)
             # torch takes seconds to import; the commands that need no model stay fast.
             from steper.lm.local import LocalLM
 
-            return LocalLM(model_path(name), device=device)
+            return LocalLM(model_path(name), device=device, max_tokens=max_tokens)
 
 
 def model_path(name: str) -> str:

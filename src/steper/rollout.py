@@ -47,7 +47,11 @@ def rollout(config: RolloutConfig) -> Path:
     if stage.finished:
         return stage.path
     teacher = build_lm(
-        config.teacher, device=config.device, error_rate=config.error_rate, seed=config.seed
+        config.teacher,
+        device=config.device,
+        max_tokens=config.max_tokens,
+        error_rate=config.error_rate,
+        seed=config.seed,
     )
     write_setting(stage.path / RUN_SETTING, setting)
     log = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.question.id)

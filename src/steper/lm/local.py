@@ -70,7 +70,7 @@ class LocalLM:
     """
 
     def __init__(
-        self, name: str | Path, *, device: str = "cpu", max_tokens: int = 64, batch_size: int = 32
+        self, name: str | Path, *, device: str = "cpu", max_tokens: int = 128, batch_size: int = 32
     ) -> None:
         self.model, self.tokenizer = load_model(str(name), device=device)
         self.model.eval()

@@ -221,6 +221,9 @@ KIND_SHARES: dict[Kind, float] = {
     "town": 0.13,
 }
 
+SECOND = "More about "
+"""Begins the title of an entity's second passage."""
+
 NAME = r"[A-Z][a-z]+ [A-Z][a-z]+"
 
 
@@ -275,6 +278,11 @@ def read(text: str) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
+def entity_of(title: str) -> str:
+    """The entity that a passage of that title is about."""
+    return title.removeprefix(SECOND)
+
+
 def relation_named(name: str) -> Relation:
     """The relation of that name (years share one noun, so any of them serves)."""
     return next(r for relations in RELATIONS.values() for r in relations if r.name == name)
@@ -282,15 +290,25 @@ def relation_named(name: str) -> Relation:
 
 @dataclass(frozen=True)
 class World:
-    """Entities, their facts, and one passage about each."""
+    """Entities, their facts, and one or two passages about each.
+
+    Attributes:
+        kinds: kind of each entity, by name.
+        facts: value of each relation of each entity.
+        passages: by title.
+        sources: title of the passage that tells a fact, by (entity, relation).
+    """
 
     part: Part
     kinds: dict[str, Kind]
     facts: dict[str, dict[str, str]]
     passages: dict[str, Passage]
+    sources: dict[tuple[str, str], str]
 
     @classmethod
-    def generate(cls, *, seed: int, part: Part, entities: int, namesakes: float = 0.4) -> World:
+    def generate(
+        cls, *, seed: int, part: Part, entities: int, namesakes: float = 0.4, split: float = 0.0
+    ) -> World:
         """Make a world.
 
         Args:
@@ -298,6 +316,8 @@ class World:
             part: which part of the name space to draw from.
             entities: number of entities, and so of passages; at least 30.
             namesakes: chance that a new name shares a word with an earlier one of its kind.
+            split: chance that an entity's facts are told in two passages, so that finding the
+                entity does not mean having found the fact.
         """
         rng = random.Random(f"world-{part}-{seed}")
         kinds = _name_entities(rng, part, entities, namesakes)
@@ -306,6 +326,7 @@ class World:
             members[kind].append(name)
         facts: dict[str, dict[str, str]] = {}
         passages: dict[str, Passage] = {}
+        sources: dict[tuple[str, str], str] = {}
         for number, (name, kind) in enumerate(kinds.items()):
             facts[name] = {
                 relation.name: str(rng.randint(1900, 1999))
@@ -313,16 +334,23 @@ class World:
                 else rng.choice([other for other in members[relation.value] if other != name])
                 for relation in RELATIONS[kind]
             }
-            sentences = [
-                rng.choice(relation.templates).format(s=name, v=facts[name][relation.name])
-                for relation in RELATIONS[kind]
-            ]
+            told = list(RELATIONS[kind])
             # The first relation says what kind of thing this is; the rest come in any order.
-            head, tail = sentences[:1], sentences[1:]
-            rng.shuffle(tail)
-            identity = f"{part}-{seed}-{number:05d}"
-            passages[name] = Passage(identity, name, " ".join(head + tail))
-        return cls(part, kinds, facts, passages)
+            told[1:] = rng.sample(told[1:], len(told) - 1)
+            halves = [told]
+            if len(told) > 1 and rng.random() < split:
+                cut = (len(told) + 1) // 2
+                halves = [told[:cut], told[cut:]]
+            for half, relations in enumerate(halves):
+                title = f"{SECOND}{name}" if half else name
+                sentences = [
+                    rng.choice(relation.templates).format(s=name, v=facts[name][relation.name])
+                    for relation in relations
+                ]
+                identity = f"{part}-{seed}-{number:05d}-{half}"
+                passages[title] = Passage(identity, title, " ".join(sentences))
+                sources |= {(name, relation.name): title for relation in relations}
+        return cls(part, kinds, facts, passages, sources)
 
     def questions(self, count: int, *, seed: int, comparisons: float = 0.2) -> list[Question]:
         """Draw ``count`` different questions: 2-, 3- and 4-hop chains, and comparisons."""
@@ -361,7 +389,7 @@ class World:
                 chain.append(self._hop(subject, relation))
                 subject = chain[-1].answer
             # A chain that came back to an entity it had left would have a shortcut.
-            if len({*(link.title for link in chain), subject}) == hops + 1:
+            if len({*(entity_of(link.title) for link in chain), subject}) == hops + 1:
                 return self._question(text, subject, f"{hops}hop", tuple(chain))
 
     def comparison(self, rng: random.Random) -> Question:
@@ -394,7 +422,8 @@ class World:
 
     def _hop(self, subject: str, relation: Relation) -> Hop:
         value = self.facts[subject][relation.name]
-        return Hop(relation.name, value, subject, relation.statement(subject, value))
+        title = self.sources[subject, relation.name]
+        return Hop(relation.name, value, title, relation.statement(subject, value))
 
     def _question(self, text: str, answer: str, type_: str, chain: tuple[Hop, ...]) -> Question:
         titles = tuple(dict.fromkeys(hop.title for hop in chain))

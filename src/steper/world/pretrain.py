@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from steper.prompts import answer_sentence
 from steper.templates import load_template
 from steper.types import Passage, Question
-from steper.world.generator import World, relation_named
+from steper.world.generator import World, entity_of, read, relation_named
 
 TEMPLATE = load_template("world")
 
@@ -195,14 +195,14 @@ def fact_list(world: World, rng: random.Random, stage: Stage) -> list[Span]:
     """
     if stage.passages > 1 and rng.random() < 0.7:
         kind = rng.choice(list(world.kinds.values()))
-        pool = [title for title, other in world.kinds.items() if other == kind]
+        pool = [title for title in world.passages if world.kinds[entity_of(title)] == kind]
         titles = rng.sample(pool, min(len(pool), rng.randint(2, stage.passages)))
         passages = [world.passages[title] for title in titles]
     else:
         title = rng.choice(list(world.passages))
         passages = pick_passages(world, rng, [title], stage.passages)
     prompt = TEMPLATE.render("", passages, []).removeprefix("Question: \n")
-    facts = [(p.title, name, v) for p in passages for name, v in world.facts[p.title].items()]
+    facts = [fact for passage in passages for fact in read(passage.text)]
     rng.shuffle(facts)
     spans: list[Span] = [(prompt, PASSAGE_LOSS)]
     for subject, name, value in facts[:FACTS]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from steper.prompts import ANSWER_CUE, answer_sentence
 from steper.protocols import Request
-from steper.world.generator import Fact, Relation, read, relation_named
+from steper.world.generator import Fact, Relation, entity_of, read, relation_named
 
 
 class WorldTeacher:
@@ -43,7 +43,7 @@ class WorldTeacher:
         for hop in request.question.chain:
             relation = relation_named(hop.question)
             # In a chain the next subject is whatever was read last, right or wrong.
-            subject = values[-1] if values and not comparison else hop.title
+            subject = values[-1] if values and not comparison else entity_of(hop.title)
             value = _value_stated(written, relation, subject)
             if value is None:
                 fact = facts.get((subject, relation.name))
@@ -79,7 +79,7 @@ def _value_stated(written: set[str], relation: Relation, subject: str) -> str | 
 
 
 def _compare(request: Request, values: Sequence[str]) -> str:
-    first, second = (hop.title for hop in request.question.chain)
+    first, second = (entity_of(hop.title) for hop in request.question.chain)
     if request.question.question.startswith("Which came first"):
         return first if int(values[0]) <= int(values[1]) else second
     return "yes" if values[0] == values[1] else "no"
