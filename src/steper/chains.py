@@ -91,5 +91,6 @@ def _statement(question: str, answer: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """End with one full stop: "U.S." has its own."""
+    """End with one full stop: "U.S." has its own. White space folds, as in a run."""
+    text = " ".join(text.split())
     return text if text.endswith(".") else f"{text}."

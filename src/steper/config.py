@@ -210,7 +210,9 @@ class DemoConfig(Config):
     """How many times to train and evaluate, with different data orders and worlds."""
     equal_tokens: bool = False
     """Also train Vanilla-KD for as many tokens as StepER."""
-    train_questions: int = Field(default=600, ge=20)
+    train_questions: int = Field(default=400, ge=20)
     """Questions for the teacher."""
     test_questions: int = Field(default=200, ge=10)
     """Held-out questions."""
+    split: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of entities told of in two passages: how often finding one is not finding the fact."""

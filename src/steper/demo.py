@@ -26,11 +26,6 @@ from steper.world.generator import World
 
 K = 2
 MAX_STEPS = 8
-SPLIT = 1.0
-"""Every entity is told of in two passages, so that finding it does not mean having found the fact.
-The teacher then writes 0.5 search sentences for each fact it states: between 0.13 on
-2WikiMultiHopQA and 0.66 on MuSiQue. Without it (0.14) no student learns to search again."""
-
 ERROR_RATE = 0.08
 """How often the teacher misreads a fact."""
 
@@ -89,17 +84,22 @@ def _make_world(folder: Path, config: DemoConfig, seed: int) -> None:
     stage = Run.open(
         folder,
         stage="world",
-        config={"seed": seed, "train": config.train_questions, "test": config.test_questions},
+        config={
+            "seed": seed,
+            "train": config.train_questions,
+            "test": config.test_questions,
+            "split": config.split,
+        },
         inputs={},
     )
     if stage.finished:
         return
     worlds = {
         "train": World.generate(
-            seed=seed, part="train", entities=max(100, config.train_questions), split=SPLIT
+            seed=seed, part="train", entities=max(100, config.train_questions), split=config.split
         ),
         "test": World.generate(
-            seed=seed, part="test", entities=config.test_questions + 100, split=SPLIT
+            seed=seed, part="test", entities=config.test_questions + 100, split=config.split
         ),
     }
     counts = {"train": config.train_questions, "test": config.test_questions}

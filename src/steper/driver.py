@@ -32,7 +32,7 @@ class _Run:
     def receive(self, found: Iterable[Passage]) -> None:
         """Append the passages not seen before, in retrieval order; nothing is ever re-sorted."""
         seen = {passage.id for passage in self.passages}
-        self.new = tuple(passage for passage in found if passage.id not in seen)
+        self.new = tuple({p.id: p for p in found if p.id not in seen}.values())
         self.passages += self.new
 
     def write(self, sentence: str) -> Step:

@@ -56,7 +56,9 @@ class Template:
         """
         lines = [self.instruction] if self.instruction else []
         lines.append(f"Question: {one_line(question)}")
-        lines += [self.passage.format(title=p.title, text=one_line(p.text)) for p in passages]
+        lines += [
+            self.passage.format(title=one_line(p.title), text=one_line(p.text)) for p in passages
+        ]
         lines.append("Reasoning:")
         lines += [one_line(sentence) for sentence in reasoning]
         return "\n".join(lines) + "\n" + (ANSWER_CUE if final else "")

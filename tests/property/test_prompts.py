@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import ScriptedLM
+from steper.driver import run
 from steper.prompts import (
     ANSWER_CUE,
     answer_sentence,
@@ -12,8 +17,9 @@ from steper.prompts import (
     one_line,
     parse_answer,
 )
+from steper.setting import Setting
 from steper.templates import load_template
-from steper.types import Passage
+from steper.types import Passage, Question
 
 words = st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=20)
 passages = st.lists(st.builds(Passage, id=words, title=words, text=words), min_size=1, max_size=5)
@@ -51,3 +57,41 @@ def test_an_answer_is_read_back(answer: str) -> None:
 @given(st.text().filter(lambda text: ANSWER_CUE not in text))
 def test_other_sentences_hold_no_answer(text: str) -> None:
     assert parse_answer(text) is None
+
+
+class Drawn:
+    """A retriever that returns what hypothesis drew, one result a search."""
+
+    def __init__(self, results: list[list[Passage]]) -> None:
+        self.results = list(results)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        return [self.results.pop(0) for _ in queries]
+
+
+few = st.sampled_from([Passage(str(n), f"Title {n}", f"Text {n}.") for n in range(6)])
+
+
+@given(
+    st.lists(st.lists(few, max_size=4), min_size=4, max_size=4),
+    st.lists(st.text(max_size=20), min_size=4, max_size=4),
+    st.sampled_from(["ircot", "world"]),
+)
+def test_a_runs_prompts_extend_each_other_up_to_the_last_passage(
+    results: list[list[Passage]], lines: list[str], name: str
+) -> None:
+    template = load_template(name)
+    lm = ScriptedLM(lines)
+    setting = Setting("ircot", template, k=4, max_steps=4)
+    question = Question("q", "Who?", "A")
+    (result,) = run([question], setting=setting, retriever=Drawn(results), lm=lm)
+    for request, following in pairwise(lm.requests):
+        until_last_passage = template.render("Who?", request.passages, []).removesuffix(
+            "Reasoning:\n"
+        )
+        assert request.prompt.startswith(until_last_passage)
+        assert following.prompt.startswith(until_last_passage)
+        assert following.passages[: len(request.passages)] == request.passages
+    # Retrieval order, each once: what a reader of the results alone would note down.
+    searched = [passage for found in results[: len(result.steps)] for passage in found]
+    assert list(result.passages) == list(dict.fromkeys(searched))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import pytest
 
 from fakes import ListRetriever, ScriptedLM
 from steper.driver import run
+from steper.prompts import ANSWER_CUE
+from steper.protocols import Request
 from steper.setting import Setting
 from steper.templates import load_template
 from steper.types import Passage, Question, Step
@@ -92,3 +96,75 @@ def test_questions_are_taken_only_when_there_is_room() -> None:
     next(results)
     assert taken <= 6
     assert len(list(results)) == 49 and taken == 50
+
+
+class Recited:
+    """A retriever that gives out prepared results, one a search."""
+
+    def __init__(self, *results: list[Passage]) -> None:
+        self.results = list(results)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        return [self.results.pop(0)[:k] for _ in queries]
+
+
+def test_a_passage_found_twice_is_kept_once_at_its_first_place() -> None:
+    retriever = Recited([C, A, C], [A, B, C], [B, A])
+    lm = ScriptedLM(["One.", "Two.", "So the answer is: x."])
+    (result,) = run([QUESTION], setting=setting(k=3), retriever=retriever, lm=lm)
+    assert [[p.id for p in step.passages] for step in result.steps] == [["c", "a"], ["b"], []]
+    assert [p.id for p in result.passages] == ["c", "a", "b"]
+    for request in lm.requests:
+        titles = [line.split(". ")[0] for line in request.prompt.splitlines() if ". " in line]
+        assert titles == [f"Passage: {p.title}" for p in request.passages]
+
+
+def test_a_search_that_finds_nothing_is_a_step_without_passages() -> None:
+    lm = ScriptedLM(["One.", "So the answer is: x."])
+    (result,) = run([QUESTION], setting=setting(), retriever=Recited([], [A]), lm=lm)
+    assert [[p.id for p in step.passages] for step in result.steps] == [[], ["a"]]
+
+
+def test_the_answer_cue_ends_the_run_early() -> None:
+    lm = ScriptedLM(["One.", "It is x. So the answer is: x.\nThree.", "never said"])
+    (result,) = run([QUESTION], setting=setting(), retriever=ListRetriever([A]), lm=lm)
+    assert (result.answer, result.stopped, len(result.steps)) == ("x", "answer", 2)
+    assert lm.lines == ["never said"]
+
+
+@pytest.mark.parametrize(("max_steps", "said"), [(1, [" x."]), (3, ["One.", "Two.", " x."])])
+@pytest.mark.parametrize("strategy", ["ircot", "single-step"])
+def test_only_the_last_allowed_step_asks_with_the_cue(
+    strategy: str, max_steps: int, said: list[str]
+) -> None:
+    lm = ScriptedLM(said)
+    chosen = setting(strategy=strategy, max_steps=max_steps)
+    (result,) = run([QUESTION], setting=chosen, retriever=ListRetriever([A, B]), lm=lm)
+    last = len(said) - 1
+    assert [r.final for r in lm.requests] == [n == last for n in range(len(said))]
+    assert [r.prompt.endswith(ANSWER_CUE) for r in lm.requests] == [r.final for r in lm.requests]
+    assert (result.answer, result.stopped) == ("x", "limit")
+    assert result.steps[-1].reasoning == "So the answer is: x."
+
+
+def test_a_model_that_never_answers_leaves_the_answer_empty() -> None:
+    lm = ScriptedLM(["", "", ""])
+    retriever = ListRetriever([A, B])
+    (result,) = run([QUESTION], setting=setting(max_steps=3), retriever=retriever, lm=lm)
+    assert (result.answer, result.stopped) == ("", "limit")
+    assert retriever.queries == ["common b"] * 3
+
+
+def test_batches_never_exceed_the_questions_in_flight() -> None:
+    sizes: list[int] = []
+
+    class Counted(WorldTeacher):
+        def complete(self, requests: Sequence[Request]) -> list[str]:
+            sizes.append(len(requests))
+            return super().complete(requests)
+
+    world = World.generate(seed=1, part="train", entities=60)
+    retriever = ListRetriever(list(world.passages.values()))
+    questions = world.questions(12, seed=2)
+    done = list(run(questions, setting=setting(), retriever=retriever, lm=Counted(), in_flight=5))
+    assert len(done) == 12 and max(sizes) == 5

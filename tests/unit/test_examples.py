@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from steper.examples import step_examples, task_of
+from steper.examples import Targets, step_examples, task_of
 from steper.templates import load_template
 from steper.types import Passage, Question, Step, Trajectory
 
 TEMPLATE = load_template("world")
+QUESTION = Question("q", "Who?", "A")
 
 
 def trajectory(steps: int) -> Trajectory:
     made = tuple(
         Step(f"q{s}", (Passage(f"p{s}", f"T{s}", "text"),), f"r{s}.") for s in range(1, steps + 1)
     )
-    return Trajectory(Question("q", "Who?", "A"), made, "A")
+    return Trajectory(QUESTION, made, "A")
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,33 @@ def test_a_prompt_holds_no_later_passage() -> None:
         assert [f"T{s}" in example.prompt for s in range(1, 5)] == [
             s <= number for s in range(1, 5)
         ]
+
+
+@pytest.mark.parametrize("targets", ["cumulative", "incremental"])
+def test_a_run_of_one_step_teaches_its_answer_and_nothing_else(targets: Targets) -> None:
+    run = Trajectory(QUESTION, (Step("q", (), "So the answer is: A."),), "A")
+    (only,) = step_examples(run, TEMPLATE, targets=targets)
+    assert (only.task, only.step, only.target) == ("aggregation", 1, "So the answer is: A.\n")
+
+
+def test_cumulative_targets_repeat_what_was_written_before() -> None:
+    targets = [example.target for example in step_examples(trajectory(3), TEMPLATE)]
+    assert targets == ["r1.\n", "r1.\nr2.\n", "r1.\nr2.\nr3.\n"]
+
+
+def test_incremental_prompts_hold_what_was_written_before() -> None:
+    examples = step_examples(trajectory(3), TEMPLATE, targets="incremental")
+    assert [example.target for example in examples] == ["r1.\n", "r2.\n", "r3.\n"]
+    endings = [example.prompt.split("Reasoning:\n")[1] for example in examples]
+    assert endings == ["", "r1.\n", "r1.\nr2.\n"]
+
+
+@pytest.mark.parametrize("targets", ["cumulative", "incremental"])
+def test_a_prompt_is_the_one_the_model_sees_at_inference(targets: Targets) -> None:
+    """Incremental prompts are the driver's own; cumulative ones are these without reasoning."""
+    run = trajectory(4)
+    for number, example in enumerate(step_examples(run, TEMPLATE, targets=targets), start=1):
+        seen = [passage for step in run.steps[:number] for passage in step.passages]
+        said = [step.reasoning for step in run.steps[: number - 1]]
+        written = said if targets == "incremental" else []
+        assert example.prompt == TEMPLATE.render("Who?", seen, written)

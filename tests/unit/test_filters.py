@@ -48,3 +48,15 @@ def test_sift_names_the_first_filter_that_drops() -> None:
     kept, dropped = sift(runs, [AnswerFilter("em", 1.0, "hotpotqa"), RepeatFilter()])
     assert kept == runs[:1]
     assert [(run, drop.filter) for run, drop in dropped] == [(runs[1], "answer")]
+
+
+def test_a_repeat_is_seen_through_white_space() -> None:
+    drop = RepeatFilter().check(trajectory("A", "One  two.", " one two. "))
+    assert drop and drop.filter == "repeat"
+
+
+def test_sift_keeps_order_and_loses_nothing() -> None:
+    runs = [trajectory(answer, "One.") for answer in ("x", "Clark", "y", "Roy Clark", "")]
+    kept, dropped = sift(iter(runs), [AnswerFilter("em", 1.0, "hotpotqa")])
+    assert kept == [runs[1], runs[3]] and [run for run, _ in dropped] == [runs[0], runs[2], runs[4]]
+    assert sift(runs, []) == (runs, [])

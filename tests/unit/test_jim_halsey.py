@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from fakes import ListRetriever, ScriptedLM
-from models import tiny_tokenizer
-from steper.batches import Collator, Packing, encode
+from models import save_tiny_model, tiny_tokenizer
+from steper.batches import Collator, Encoded, Packing, encode, forward
 from steper.driver import run
-from steper.examples import step_examples
+from steper.evaluate import score_trajectory
+from steper.examples import Targets, step_examples
+from steper.lm.annotated import AnnotatedTeacher
+from steper.loss import task_losses
 from steper.prompts import ANSWER_CUE
 from steper.setting import Setting
 from steper.templates import load_template
-from steper.types import TASKS, Passage, Question, Trajectory
+from steper.types import TASKS, Hop, Passage, Question, Step, StepExample, Trajectory
 
 R1 = "Jim Halsey managed Roy Clark."
 R2 = "Roy Clark hosted Hee Haw."
 R3 = "Hee Haw was an American country variety show."
 ANSWER = "So the answer is: Hee Haw."
+CHAIN = (
+    Hop("Whom did Jim Halsey manage?", "Roy Clark", "Jim Halsey", R1),
+    Hop("What did Roy Clark host?", "Hee Haw", "Roy Clark", R2),
+    Hop("What was Hee Haw?", "country variety show", "Hee Haw", R3),
+)
 QUESTION = Question(
     id="halsey",
     question="Jim Halsey guided the career of the musician who hosted what country variety show?",
     answer="Hee Haw",
+    hops=3,
+    supporting_titles=("Jim Halsey", "Roy Clark", "Hee Haw"),
+    chain=CHAIN,
 )
 CORPUS = [
     Passage("p1", "Jim Halsey", "Jim Halsey guided the career of the musician Roy Clark ."),
@@ -98,3 +112,121 @@ def test_the_answer_is_asked_for_at_the_last_allowed_step() -> None:
     assert lm.requests[1].prompt.endswith(f"{R1}\n{ANSWER_CUE}") and lm.requests[1].final
     assert result.steps[1].reasoning == f"{ANSWER_CUE} Roy Clark."
     assert result.answer == "Roy Clark" and result.stopped == "limit"
+
+
+MORE = [
+    Passage(
+        "d1", "Minnie Pearl", "Minnie Pearl was a comedian who appeared at the Grand Ole Opry ."
+    ),
+    Passage("d2", "Hal Smith", "Hal Smith was a manager in Nashville ."),
+    Passage("d3", "Clark County", "Clark County is a county named after a soldier ."),
+]
+
+
+def test_the_annotated_teacher_walks_the_same_road(trajectory: Trajectory) -> None:
+    setting = Setting("ircot", load_template("ircot"), k=2, max_steps=5)
+    retriever = ListRetriever([*MORE, *CORPUS])
+    (result,) = run([QUESTION], setting=setting, retriever=retriever, lm=AnnotatedTeacher())
+    assert [step.reasoning for step in result.steps] == [R1, R2, R3, ANSWER]
+    assert result.answer == trajectory.answer and result.stopped == "answer"
+    assert {"p1", "p2", "p3"} <= {passage.id for passage in result.passages}
+    scores = score_trajectory(result, "hotpotqa")
+    assert (scores.em, scores.recall, scores.steps) == (1.0, 1.0, 4)
+    assert (scores.first_step_acc, scores.middle_step_acc, scores.last_step_acc) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("targets", ["cumulative", "incremental"])
+@pytest.mark.parametrize("packing", ["trie", "none"])
+def test_no_token_of_a_prompt_is_a_label(
+    trajectory: Trajectory, packing: Packing, targets: Targets
+) -> None:
+    """The label mask a user of IGNORE = -100 would write, rebuilt from the batch."""
+    examples = step_examples(trajectory, load_template("ircot"), targets=targets)
+    tokenizer = tiny_tokenizer([e.prompt + e.target for e in examples])
+    (group,) = encode(examples, tokenizer, max_length=4096).groups
+    batch = Collator(tokenizer.pad_token_id, packing)([group])
+    for number, (example, encoded) in enumerate(zip(examples, group, strict=True)):
+        assert tokenizer.decode(encoded.ids[: encoded.prompt]) == example.prompt
+        labels = ignoring_labels(encoded)
+        assert labels[: encoded.prompt] == [IGNORE] * encoded.prompt
+        end = tokenizer.eos_token if example.task == "aggregation" else ""
+        assert tokenizer.decode(labels[encoded.prompt :]) == example.target + end
+        kept = [label for label in labels if label != IGNORE]
+        assert batch["targets"][batch["examples"] == number].tolist() == kept
+    # Each predicting place once an example; in a padded batch it lies in the example's own row.
+    places = set(zip(*(batch[n].tolist() for n in ("examples", "rows", "columns")), strict=True))
+    assert len(places) == len(batch["targets"]) == sum(len(e.ids) - e.prompt for e in group)
+    if packing == "none":
+        assert torch.equal(batch["rows"], batch["examples"])
+
+
+def test_passages_are_never_labels(trajectory: Trajectory) -> None:
+    """However the targets grow, what was retrieved stays outside of them."""
+    for targets in ("cumulative", "incremental"):
+        for example in step_examples(trajectory, load_template("ircot"), targets=targets):
+            assert not any(passage.text in example.target for passage in CORPUS)
+            assert QUESTION.question not in example.target
+
+
+IGNORE = -100
+
+
+def ignoring_labels(encoded: Encoded) -> list[int]:
+    return [IGNORE] * encoded.prompt + encoded.ids[encoded.prompt :]
+
+
+@pytest.fixture(scope="module")
+def student(
+    trajectory: Trajectory, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LlamaForCausalLM, list[StepExample], list[list[Encoded]]]:
+    """A tiny model, and three trajectories: of four steps, of one, and of two."""
+    template = load_template("ircot")
+    (first, *_, last) = trajectory.steps
+    question = {"question": "What did Roy Clark host?", "answer": "Hee Haw"}
+    runs = [
+        trajectory,
+        Trajectory(Question("one", **question), (last,), "Hee Haw"),
+        Trajectory(Question("two", **question), (first, Step(R1, (), ANSWER)), "Hee Haw"),
+    ]
+    examples = [example for item in runs for example in step_examples(item, template)]
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_model(folder, [e.prompt + e.target for e in examples])
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    data = encode(examples, AutoTokenizer.from_pretrained(folder), max_length=4096)
+    return model, examples, data.groups
+
+
+@torch.no_grad()
+def naive_loss(model: LlamaForCausalLM, encoded: Encoded) -> float:
+    logits = model(input_ids=torch.tensor([encoded.ids])).logits[0, :-1]
+    labels = torch.tensor(ignoring_labels(encoded)[1:])
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE).item()
+
+
+@pytest.mark.parametrize("packing", ["trie", "none"])
+@pytest.mark.parametrize(
+    "micro_batches", [[[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]], [[2], [1, 0]]]
+)
+def test_eq_3_divides_by_the_trajectories_of_the_whole_step(
+    student: tuple[LlamaForCausalLM, list[StepExample], list[list[Encoded]]],
+    micro_batches: list[list[int]],
+    packing: Packing,
+) -> None:
+    """L_j sums the means over each example's labels and divides by n = 3, whatever the task."""
+    model, examples, groups = student
+    assert [len(group) for group in groups] == [4, 1, 2]
+    assert [TASKS[e.task] for group in groups for e in group] == [e.task for e in examples]
+    collator = Collator(0, packing)
+    total: Tensor = torch.zeros(3)
+    with torch.no_grad():
+        for part in micro_batches:
+            batch = collator([groups[index] for index in part])
+            assert int(batch["trajectories"]) == len(part)
+            _, losses = forward(model, batch)
+            total += task_losses(losses, batch["tasks"], 3)
+    expected = [0.0, 0.0, 0.0]
+    for encoded in (encoded for group in groups for encoded in group):
+        expected[encoded.task] += naive_loss(model, encoded) / 3
+    assert total.tolist() == pytest.approx(expected, rel=1e-5)
+    # Initialization has two examples, expansion two, aggregation three: all divided by three.
+    assert [sum(e.task == task for g in groups for e in g) for task in range(3)] == [2, 2, 3]

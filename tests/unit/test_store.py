@@ -11,6 +11,7 @@ import pytest
 
 from steper.errors import SteperError
 from steper.store import (
+    Log,
     Run,
     from_json,
     read_json,
@@ -150,3 +151,76 @@ def test_the_hash_of_a_folder_depends_on_names_and_bytes(tmp_path: Path) -> None
     assert sha256(tmp_path) != one
     (tmp_path / "b").rename(tmp_path / "a")
     assert sha256(tmp_path) == one
+
+
+ODD = [
+    Passage("b", "line\u2028paragraph\u2029next\x85", 'new\nline \r\n tab\t quote" back\\slash'),
+    Passage("a", "\U0001f3b8 Ünïcode \ufeff", "\x00\x1f\x7f"),
+    Passage("", " ", ""),
+]
+
+
+def test_a_log_killed_at_every_byte_ends_as_a_clean_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)  # hundreds of files, none to outlive the test
+    clean = Log(tmp_path / "clean.jsonl", Passage, key=lambda p: p.id)
+    for record in ODD:
+        clean.append(record)
+    whole = clean.path.read_bytes()
+    assert clean.finish() == sorted(ODD, key=lambda p: p.id)
+    finished = clean.path.read_bytes()
+    assert finished != whole and sorted(finished.splitlines()) == sorted(whole.splitlines())
+    path = tmp_path / "killed.jsonl"
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        resumed = Log(path, Passage, key=lambda p: p.id)
+        assert list(resumed.records.values()) == ODD[: whole[:size].count(b"\n")]
+        for record in ODD:
+            if record.id not in resumed.records:
+                resumed.append(record)
+        resumed.finish()
+        assert path.read_bytes() == finished, size
+
+
+def test_a_torn_last_line_is_dropped_from_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(f"{to_json(ODD[0])}\n".encode() + b'{"id": "torn\xe2\x80')
+    Log(path, Passage, key=lambda p: p.id).append(ODD[1])
+    assert read_records(path, Passage) == ODD[:2]
+
+
+def test_a_damaged_whole_line_is_named_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{to_json(ODD[0])}\n{{"id": "x", "title": "y"}}\n{to_json(ODD[1])}\n')
+    with pytest.raises(SteperError, match=r"log\.jsonl:2: text: required field is missing"):
+        Log(path, Passage, key=lambda p: p.id)
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_a_bad_line_deep_in_a_file_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(f"{to_json(ODD[0])}\n\n{to_json(ODD[1])}\n" + '{"id": 7}\n')
+    with pytest.raises(SteperError, match=r"p\.jsonl:4: id: Input should be a valid string"):
+        read_records(path, Passage)
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    start(tmp_path / "run").finish({"n": 3})
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    with pytest.raises(SteperError):
+        start(tmp_path / "run", config={"k": 5})
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
+def test_a_new_or_dropped_option_is_a_difference_too(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    with pytest.raises(SteperError, match=r"config\.seed: None there, 1 now"):
+        start(tmp_path / "run", config={"k": 4, "seed": 1})
+    with pytest.raises(SteperError, match=r"config\.k: 4 there, None now"):
+        start(tmp_path / "run", config={})
+
+
+def test_a_folder_without_manifest_is_no_earlier_stage(tmp_path: Path) -> None:
+    with pytest.raises(SteperError, match=r"not a run folder.*steper index"):
+        require_finished(tmp_path, stage="index")

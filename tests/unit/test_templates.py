@@ -32,6 +32,10 @@ def test_a_users_own(tmp_path: Path) -> None:
         (GOOD + 'extra = "x"', "expected the strings"),
         (GOOD.replace("{title}", "{titel}"), "'titel' is not a placeholder"),
         (GOOD.replace("{title}", "{"), "is not a placeholder"),
+        (GOOD.replace("{title}", "{title.upper_case}"), "is not a placeholder"),
+        (GOOD.replace("{title}", "{title[first]}"), "is not a placeholder"),
+        (GOOD.replace("{title}", "{0}"), "is not a placeholder"),
+        ('instruction = 3\npassage = "{text}"', "expected the strings"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, content: str, message: str) -> None:

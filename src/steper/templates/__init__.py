@@ -47,7 +47,7 @@ def load_template(name: str) -> Template:
     template = Template(instruction=data["instruction"].strip(), passage=data["passage"].strip())
     try:
         template.passage.format(title="", text="")
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise SteperError(
             f"passage: {error} is not a placeholder.",
             where=name,

@@ -1,0 +1,86 @@
+"""What a prompt looks like, and what is read out of what a model wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from steper.prompts import ANSWER_CUE, Template, answer_sentence, first_sentence, parse_answer
+from steper.types import Passage
+
+PASSAGES = [Passage("1", "Roy Clark", "A musician."), Passage("2", "Hee Haw", "A show.")]
+TEMPLATE = Template(instruction="Be brief.", passage="[{title}] {text}")
+
+
+def test_the_layout_is_question_then_passages_then_reasoning() -> None:
+    assert TEMPLATE.render("Who?", PASSAGES, ["One.", "Two."]) == (
+        "Be brief.\nQuestion: Who?\n[Roy Clark] A musician.\n[Hee Haw] A show.\n"
+        "Reasoning:\nOne.\nTwo.\n"
+    )
+
+
+def test_without_instruction_the_question_comes_first() -> None:
+    assert Template("", "{text}").render("Who?", [], []) == "Question: Who?\nReasoning:\n"
+
+
+def test_passages_keep_the_order_they_are_given_in() -> None:
+    prompt = TEMPLATE.render("Who?", PASSAGES[::-1], [])
+    assert prompt.index("Hee Haw") < prompt.index("Roy Clark")
+
+
+def test_the_last_step_is_asked_with_the_answer_cue() -> None:
+    assert TEMPLATE.render("Who?", [], ["One."], final=True).endswith(f"One.\n{ANSWER_CUE}")
+
+
+@pytest.mark.parametrize("space", ["\n", "\r\n", "\u2028", "\x85", " \t "])
+def test_only_the_layout_breaks_lines(space: str) -> None:
+    odd = [Passage("1", f"Roy{space}Clark", f"A{space}musician.")]
+    prompt = TEMPLATE.render(f"Who{space}is it?", odd, [f"One{space}two."])
+    assert prompt.splitlines() == [
+        "Be brief.",
+        "Question: Who is it?",
+        "[Roy Clark] A musician.",
+        "Reasoning:",
+        "One two.",
+    ]
+
+
+def test_braces_in_a_passage_are_text() -> None:
+    assert "[{x}] {title} {0}" in TEMPLATE.render("Who?", [Passage("1", "{x}", "{title} {0}")], [])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "answer"),
+    [
+        ("So the answer is: Hee Haw.", "Hee Haw"),
+        ("So the answer is: Hee Haw", "Hee Haw"),
+        ("Roy Clark hosted it. So the answer is:  Hee\nHaw. ", "Hee Haw"),
+        ("So the answer is: Samuel L. Jackson Jr..", "Samuel L. Jackson Jr."),
+        ("So the answer is: So the answer is: x.", "So the answer is: x"),
+        ("So the answer is:", ""),
+        ("So the answer is: .", ""),
+        ("The answer is: Hee Haw.", None),
+        ("so the answer is: Hee Haw.", None),
+        ("", None),
+    ],
+)
+def test_parse_answer(sentence: str, answer: str | None) -> None:
+    assert parse_answer(sentence) == answer
+
+
+def test_an_answer_that_ends_with_a_full_stop_keeps_it() -> None:
+    assert parse_answer(answer_sentence("U.S.")) == "U.S."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("One.\nTwo.\n", "One."),
+        ("\n \t\n  One  more.  \nTwo.", "One more."),
+        ("One.\u2028Two.", "One."),
+        ("One. Two.", "One. Two."),
+        (" \n\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_line_that_holds_anything_is_the_sentence(text: str, sentence: str) -> None:
+    assert first_sentence(text) == sentence
