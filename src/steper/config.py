@@ -63,8 +63,8 @@ class RolloutConfig(Config):
     """Seed of the `world` teacher's errors."""
     max_tokens: int = Field(default=128, ge=1)
     """Most tokens of one sentence that a model writes."""
-    device: str = "cpu"
-    """Where a model teacher runs: cpu, cuda."""
+    device: str = "auto"
+    """Where a model teacher runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
 
 
 class BuildConfig(Config):
@@ -156,8 +156,8 @@ class EvaluateConfig(Config):
     """How often the `world` teacher misreads a fact."""
     max_tokens: int = Field(default=128, ge=1)
     """Most tokens of one sentence that a model writes."""
-    device: str = "cpu"
-    """Where a model runs: cpu, cuda."""
+    device: str = "auto"
+    """Where a model runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
     seed: int = 0
     """Seed of the bootstrap intervals and of the `world` teacher's errors."""
 
@@ -197,8 +197,8 @@ class AskConfig(Config):
     """A student folder, or a model folder or hub id."""
     index: Path
     """Index folder."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda."""
+    device: str = "auto"
+    """Where the model runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
 
 
 class DemoConfig(Config):

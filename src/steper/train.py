@@ -191,7 +191,7 @@ def train(config: TrainConfig) -> Path:
     )
     if stage.finished:
         return stage.path
-    model, tokenizer = load_model(base, dtype="float32")
+    model, tokenizer = load_model(base, device="cpu", dtype="float32")
     weights = build_weights(config.objective, lambdas=config.lambdas, sigma_lr=config.sigma_lr)
     data = encode(examples, tokenizer, max_length=config.max_length)
     data = select(data, weights.weights())

@@ -25,9 +25,14 @@ from steper.protocols import Request
 
 
 def load_model(
-    name: str, *, device: str = "cpu", dtype: str = "auto"
+    name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer from a folder or a hub id.
+
+    Args:
+        name: folder or hub id.
+        device: a torch device; ``auto`` takes a GPU where there is one.
+        dtype: of the weights; ``auto`` keeps that of the checkpoint.
 
     Raises:
         SteperError: if it cannot be loaded, with what ``transformers`` said.
@@ -41,6 +46,8 @@ def load_model(
             where=name,
             fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
         ) from None
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)), tokenizer
@@ -70,7 +77,7 @@ class LocalLM:
     """
 
     def __init__(
-        self, name: str | Path, *, device: str = "cpu", max_tokens: int = 128, batch_size: int = 32
+        self, name: str | Path, *, device: str = "auto", max_tokens: int = 128, batch_size: int = 32
     ) -> None:
         self.model, self.tokenizer = load_model(str(name), device=device)
         self.model.eval()
