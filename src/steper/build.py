@@ -16,7 +16,7 @@ from tqdm import tqdm
 from steper.config import BuildConfig
 from steper.errors import SteperError
 from steper.examples import step_examples
-from steper.filters import AnswerFilter, RepeatFilter, sift
+from steper.filters import AnswerFilter, EmptyFilter, RepeatFilter, sift
 from steper.models import RUN_SETTING, read_setting, write_setting
 from steper.protocols import Filter
 from steper.rollout import TRAJECTORIES, read_trajectories
@@ -59,6 +59,7 @@ def build(config: BuildConfig) -> Path:
     setting = read_setting(config.rollout / RUN_SETTING)
     filters: list[Filter] = [
         AnswerFilter(config.measure, config.threshold, config.rules),
+        EmptyFilter(),
         RepeatFilter(),
     ]
     trajectories = read_trajectories(config.rollout)

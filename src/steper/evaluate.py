@@ -69,6 +69,8 @@ def step_accuracies(trajectory: Trajectory) -> tuple[float | None, float | None,
         seen |= {passage.title for passage in step.passages}
         said = f" {normalize(step.reasoning)} "
         stated = [h for h in unstated if h.title in seen and f" {normalize(h.answer)} " in said]
+        # Of hops with equal answers, one sentence states one.
+        stated = list({normalize(h.answer): h for h in reversed(stated)}.values())
         if stated or not unstated:
             right.append(float(bool(stated)))
         else:

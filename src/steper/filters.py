@@ -50,6 +50,20 @@ class AnswerFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class EmptyFilter:
+    """Drops a trajectory with a step in which nothing was written: nothing to learn from."""
+
+    name: str = "empty"
+
+    def check(self, trajectory: Trajectory) -> Drop | None:
+        """Drop on the first step without reasoning."""
+        for number, step in enumerate(trajectory.steps, start=1):
+            if not step.reasoning.strip():
+                return Drop(self.name, f"step {number} is empty")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class RepeatFilter:
     """Drops a trajectory in which a sentence is written twice: it went in a circle."""
 

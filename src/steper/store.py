@@ -123,6 +123,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise SteperError(f"not JSON: {error.msg}.", where=f"{path}:{error.lineno}") from None
 
@@ -211,6 +213,10 @@ class Run:
             SteperError: if the folder holds another stage, configuration or input, or files that
                 no manifest accounts for, or is in use by another process.
         """
+        if path.exists() and not path.is_dir():
+            raise SteperError(
+                "is a file, not a folder.", where=str(path), fix="Choose another --out."
+            )
         hashes = {}
         for name, source in inputs.items():
             if not source.exists():
@@ -225,7 +231,7 @@ class Run:
         }
         manifest_path = path / "manifest.json"
         if manifest_path.exists():
-            manifest = read_json(manifest_path)
+            manifest = _read_manifest(manifest_path)
             _refuse_difference(path, manifest, identity)
         elif path.exists() and any(path.iterdir()):
             raise SteperError(
@@ -313,6 +319,21 @@ def _refuse_difference(
         )
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest's content, after checking its shape."""
+    manifest = read_json(path)
+    parts = {"stage": str, "status": str, "config": dict, "inputs": dict, "counts": dict}
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(name), type_) for name, type_ in parts.items()
+    ):
+        raise SteperError(
+            "is not the manifest of a run.",
+            where=str(path),
+            fix="It was changed by hand or is of another program; choose another folder.",
+        )
+    return manifest
+
+
 def require_finished(path: Path, *, stage: str) -> dict[str, Any]:
     """The manifest of a completed run of ``stage``, for a later stage to read from.
 
@@ -326,7 +347,7 @@ def require_finished(path: Path, *, stage: str) -> dict[str, Any]:
             where=str(path),
             fix=f"Give a folder made by `steper {stage}`.",
         )
-    manifest: dict[str, Any] = read_json(manifest_path)
+    manifest = _read_manifest(manifest_path)
     if manifest.get("stage") != stage:
         raise SteperError(
             f"is a run of `steper {manifest.get('stage')}`, not of `steper {stage}`.",

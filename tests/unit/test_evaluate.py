@@ -153,7 +153,6 @@ def test_a_run_without_steps_has_no_step_accuracy() -> None:
     assert step_accuracies(Trajectory(QUESTION, (), "")) == (None, None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="stating one of two equal answers counts as stating both")
 def test_two_hops_with_the_same_answer_are_two_facts() -> None:
     """Comparisons answered "yes": 3% of the offline world's questions, 6% of 2Wiki's chains."""
     chain = (

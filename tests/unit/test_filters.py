@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from steper.filters import AnswerFilter, RepeatFilter, sift
+from steper.filters import AnswerFilter, EmptyFilter, RepeatFilter, sift
 from steper.types import Question, Step, Trajectory
 
 
@@ -60,3 +60,9 @@ def test_sift_keeps_order_and_loses_nothing() -> None:
     kept, dropped = sift(iter(runs), [AnswerFilter("em", 1.0, "hotpotqa")])
     assert kept == [runs[1], runs[3]] and [run for run, _ in dropped] == [runs[0], runs[2], runs[4]]
     assert sift(runs, []) == (runs, [])
+
+
+def test_empty_filter_names_the_step() -> None:
+    assert EmptyFilter().check(trajectory("A", "One.")) is None
+    drop = EmptyFilter().check(trajectory("A", "One.", " "))
+    assert drop and drop.reason == "step 2 is empty"

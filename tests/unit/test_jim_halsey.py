@@ -182,11 +182,11 @@ def student(
     """A tiny model, and three trajectories: of four steps, of one, and of two."""
     template = load_template("ircot")
     (first, *_, last) = trajectory.steps
-    question = {"question": "What did Roy Clark host?", "answer": "Hee Haw"}
+    one, two = (Question(name, "What did Roy Clark host?", "Hee Haw") for name in ("one", "two"))
     runs = [
         trajectory,
-        Trajectory(Question("one", **question), (last,), "Hee Haw"),
-        Trajectory(Question("two", **question), (first, Step(R1, (), ANSWER)), "Hee Haw"),
+        Trajectory(one, (last,), "Hee Haw"),
+        Trajectory(two, (first, Step(R1, (), ANSWER)), "Hee Haw"),
     ]
     examples = [example for item in runs for example in step_examples(item, template)]
     folder = tmp_path_factory.mktemp("model")

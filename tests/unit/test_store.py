@@ -224,3 +224,17 @@ def test_a_new_or_dropped_option_is_a_difference_too(tmp_path: Path) -> None:
 def test_a_folder_without_manifest_is_no_earlier_stage(tmp_path: Path) -> None:
     with pytest.raises(SteperError, match=r"not a run folder.*steper index"):
         require_finished(tmp_path, stage="index")
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(SteperError, match="is a file, not a folder"):
+        start(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"stage": "rollout", "config": null}', "\xff"])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SteperError, match=r"manifest\.json"):
+        start(tmp_path / "run")

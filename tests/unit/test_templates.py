@@ -35,6 +35,7 @@ def test_a_users_own(tmp_path: Path) -> None:
         (GOOD.replace("{title}", "{title.upper_case}"), "is not a placeholder"),
         (GOOD.replace("{title}", "{title[first]}"), "is not a placeholder"),
         (GOOD.replace("{title}", "{0}"), "is not a placeholder"),
+        (GOOD.replace("{text}", "text"), "leaves the passage's text out"),
         ('instruction = 3\npassage = "{text}"', "expected the strings"),
     ],
 )

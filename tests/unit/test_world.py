@@ -115,7 +115,7 @@ class _Everything:
     def __init__(self, passages: list[Passage]) -> None:
         self.passages = passages
 
-    def search(self, queries: list[str], k: int) -> list[list[Passage]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         return [self.passages for _ in queries]
 
 

@@ -46,11 +46,17 @@ def load_template(name: str) -> Template:
         )
     template = Template(instruction=data["instruction"].strip(), passage=data["passage"].strip())
     try:
-        template.passage.format(title="", text="")
+        shown = template.passage.format(title="", text="{text}")
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise SteperError(
             f"passage: {error} is not a placeholder.",
             where=name,
             fix="Use {title} and {text}; write {{ and }} for braces.",
         ) from None
+    if "{text}" not in shown:
+        raise SteperError(
+            "passage: leaves the passage's text out.",
+            where=name,
+            fix="Put {text} where it belongs.",
+        )
     return template
