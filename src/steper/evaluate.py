@@ -208,18 +208,25 @@ def _setting(config: EvaluateConfig) -> Setting:
 
 
 def evaluation_table(folders: Sequence[Path]) -> str:
-    """One row a run: every measure's mean, in percent but for steps and seconds."""
-
-    def cell(interval: dict[str, float] | None, measure: str) -> str:
-        if interval is None:
-            return "-"
-        value = interval["value"]
-        return f"{value:.1f}" if measure == "steps" else f"{100 * value:.1f}"
-
-    rows = []
+    """One row a label: each measure's mean over its runs, in percent but for steps and seconds."""
+    runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for folder in folders:
         result = read_json(folder / "evaluation.json")
-        cells = [cell(result["metrics"][measure], measure) for measure in MEASURES]
-        rows.append([result["label"], *cells, f"{result['seconds']:.0f}"])
+        runs[result["label"]].append(result)
+
+    def cell(results: list[dict[str, Any]], measure: str) -> str:
+        values = [r["metrics"][measure]["value"] for r in results if r["metrics"][measure]]
+        if not values:
+            return "-"
+        return f"{fmean(values):.1f}" if measure == "steps" else f"{100 * fmean(values):.1f}"
+
+    rows = [
+        [
+            label,
+            *(cell(results, measure) for measure in MEASURES),
+            f"{fmean(r['seconds'] for r in results):.0f}",
+        ]
+        for label, results in runs.items()
+    ]
     headers = ["", "EM", "F1", "Acc", "recall", "first", "middle", "last", "steps", "seconds"]
     return tabulate(rows, headers=headers, stralign="right", disable_numparse=True)

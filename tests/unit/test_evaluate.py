@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from steper.evaluate import QuestionScore, score_trajectory, step_accuracies
+from steper.evaluate import (
+    MEASURES,
+    QuestionScore,
+    evaluation_table,
+    score_trajectory,
+    step_accuracies,
+)
+from steper.store import write_json
 from steper.types import Hop, Passage, Question, Step, Trajectory
 
 CHAIN = (
@@ -74,6 +83,16 @@ def test_a_question_without_chain_has_no_step_accuracy() -> None:
     run = Trajectory(Question("q", "Who?", "A"), (Step("x", (), "So the answer is: A."),), "A")
     found = score_trajectory(run, "hotpotqa")
     assert (found.em, found.recall, found.first_step_acc) == (1.0, None, None)
+
+
+def test_the_table_has_a_row_a_label_with_the_mean_over_its_runs(tmp_path: Path) -> None:
+    for number, (label, em) in enumerate((("a", 0.25), ("b", 1.0), ("a", 0.75))):
+        metrics = dict.fromkeys(MEASURES) | {"em": {"value": em}, "steps": {"value": 3.0}}
+        result = {"label": label, "metrics": metrics, "seconds": 2.0}
+        write_json(tmp_path / str(number) / "evaluation.json", result)
+    lines = evaluation_table([tmp_path / str(number) for number in range(3)]).splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["a", "50.0"], ["b", "100.0"]]
+    assert lines[2].split()[-2:] == ["3.0", "2"]
 
 
 def test_recall_counts_every_passage_of_the_run() -> None:
