@@ -51,6 +51,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nsteper: stopped. The same command goes on from here.", file=sys.stderr)
         code = 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     sys.exit(code)
 
 

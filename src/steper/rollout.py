@@ -78,7 +78,10 @@ def roll(
     """Run the questions not yet in the log, then sort the log; returns all trajectories."""
     waiting = [question for question in questions if question.id not in log.records]
     bar = tqdm(
-        total=len(questions), initial=len(questions) - len(waiting), unit="question", desc="rollout"
+        total=len(questions),
+        initial=len(questions) - len(waiting),
+        unit="question",
+        desc="answering",
     )
     with bar:
         for trajectory in run(waiting, setting=setting, retriever=retriever, lm=lm):

@@ -70,7 +70,7 @@ def from_json(type_: type[T], line: str | bytes, *, where: str) -> T:
         raise SteperError(
             f"{field}: {message}" if field else message,
             where=where,
-            fix=f"Expected one {type_.__name__} as a JSON object per line; see docs/formats.md.",
+            fix="Expected one JSON object per line, with the fields that docs/formats.md lists.",
         ) from None
 
 
