@@ -211,7 +211,8 @@ def _figures(arms: dict[str, Arm], trainings: Sequence[Path]) -> list[dict[str, 
             "chain that it has read, or searches where the next passage is missing and finds it."
         )
         figures.append({"svg": plots.grouped_bars(steps, ticks), "caption": caption})
-    histories = {folder.name: _history(folder) for folder in trainings}
+    # Of several seeds of a training, named alike, the first is drawn.
+    histories = {folder.name: _history(folder) for folder in reversed(trainings)}
     if histories:
         figures += _training_figures(histories)
     return figures
@@ -232,7 +233,7 @@ def _training_figures(histories: dict[str, list[dict[str, Any]]]) -> list[dict[s
         {
             "svg": plots.curves(panels, xlabel="optimizer step", ylabel="loss per task"),
             "caption": "L_init, L_exp and L_agg of each training (Eq. 3). Expansion sums over a "
-            "trajectory's middle steps. Vanilla-KD sees aggregation only.",
+            "trajectory's middle steps. Vanilla-KD sees aggregation only. First seed.",
         }
     ]
     learned = [rows for rows in histories.values() if rows[0]["state"]]
