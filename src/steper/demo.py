@@ -16,6 +16,7 @@ from typing import Any
 
 from steper.build import build, yield_table
 from steper.config import BuildConfig, DemoConfig, EvaluateConfig, RolloutConfig, TrainConfig
+from steper.datasets import load_questions
 from steper.evaluate import evaluate, evaluation_table
 from steper.index import build_index
 from steper.report import write_report
@@ -73,9 +74,10 @@ def demo(config: DemoConfig) -> Path:
     )
     print(f"\nFigures: {config.out / 'results.json'}\nReport:  {report}")
     if config.seeds == 1:
-        student = trainings[-1] / STUDENT
-        index = config.out / "seed-0" / "index"
-        print(f'Try it:  {sys.argv[0]} ask "QUESTION" --model {student} --index {index}')
+        world, index = (config.out / "seed-0" / name for name in ("world", "index"))
+        question = load_questions(world / "questions.jsonl", split="test", limit=1)[0].question
+        model = trainings[-1] / STUDENT
+        print(f'Try it:  {sys.argv[0]} ask "{question}" --model {model} --index {index}')
     return report
 
 
