@@ -2,13 +2,16 @@
 
 Runs with the same label are taken as seeds of one arm and averaged. The verdict is computed from
 paired differences on the same questions, and says so when there is none.
+
+>>> write_report([Path("runs/eval")], Path("report.html"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -19,23 +22,30 @@ from jinja2 import Environment
 
 from steper import plots
 from steper.errors import SteperError
-from steper.metrics import mean_interval, paired_p_value
-from steper.rollout import read_trajectories
-from steper.store import read_json, read_lines, require_finished, write_atomic
-from steper.types import TASKS, Trajectory
+from steper.evaluate import MEASURES as MEASURE_NAMES
+from steper.evaluate import QuestionScore
+from steper.metrics import mean_interval, normalize, paired_p_value
+from steper.rollout import TRAJECTORIES
+from steper.store import (
+    from_json,
+    read_json,
+    read_lines,
+    read_records,
+    require_finished,
+    write_atomic,
+)
+from steper.types import TASKS, Passage, Trajectory
 
 BASELINE = "vanilla_kd"
-MEASURES = {
-    "em": "EM",
-    "f1": "F1",
-    "acc": "Acc",
-    "recall": "recall",
-    "first_step_acc": "first step",
-    "middle_step_acc": "middle steps",
-    "last_step_acc": "last step",
-    "steps": "steps",
-}
+TEACHER = "teacher"
+HEADINGS = ("EM", "F1", "Acc", "recall", "first step", "middle steps", "last step", "steps")
+MEASURES = dict(zip(MEASURE_NAMES, HEADINGS, strict=True))
+STEP_MEASURES = ("first_step_acc", "middle_step_acc", "last_step_acc")
 EXAMPLES_SHOWN = 5
+SIGNIFICANT = 0.05
+
+Key = tuple[str, str]
+"""A question: the SHA-256 of its question file, and its id there."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +53,64 @@ class Arm:
     """All evaluations of one label.
 
     Attributes:
+        folders: where each seed's run lies.
         results: ``evaluation.json`` of each seed.
         scores: of each seed, every measure by question id.
-        trajectories: of the first seed, by question id.
     """
 
     label: str
+    folders: list[Path]
     results: list[dict[str, Any]]
     scores: list[dict[str, dict[str, float | None]]]
-    trajectories: dict[str, Trajectory]
+
+    @property
+    def question_sets(self) -> list[str]:
+        """The SHA-256 of each seed's question file."""
+        return [result["questions_sha256"] for result in self.results]
+
+    def by_question(self, measure: str) -> dict[Key, float]:
+        """Each question's mean over the seeds that answered it, where the measure is known.
+
+        Seeds on the same questions repeat them, they do not add any: an interval over answers
+        would be too narrow.
+        """
+        values: dict[Key, list[float]] = defaultdict(list)
+        for questions, seed in zip(self.question_sets, self.scores, strict=True):
+            for key, row in seed.items():
+                if (value := row[measure]) is not None:
+                    values[questions, key].append(value)
+        return {key: fmean(found) for key, found in values.items()}
 
     def interval(self, measure: str) -> plots.Interval | None:
-        """Mean over all seeds' questions, and its bootstrap interval; ``None`` where unknown."""
-        rows = [row for seed in self.scores for row in seed.values()]
-        values = [value for row in rows if (value := row[measure]) is not None]
-        if not values:
+        """Mean over seeds with its bootstrap 95% interval over questions; ``None`` if unknown.
+
+        The mean is of the seeds' means, as in the table that ``steper evaluate`` prints. A
+        measure may apply to more questions of one seed than of another, so each value is weighted
+        to give every seed its equal share.
+        """
+        known = [
+            {(questions, key): v for key, row in seed.items() if (v := row[measure]) is not None}
+            for questions, seed in zip(self.question_sets, self.scores, strict=True)
+        ]
+        known = [values for values in known if values]
+        shares: dict[Key, float] = defaultdict(float)
+        for values in known:
+            for key, value in values.items():
+                shares[key] += value / (len(values) * len(known))
+        if not shares:
             return None
-        found = mean_interval(values, seed=0)
+        found = mean_interval([len(shares) * share for share in shares.values()], seed=0)
         return found.value, found.low, found.high
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of ``steper train``."""
+
+    label: str
+    folder: Path
+    manifest: dict[str, Any]
+    history: list[dict[str, Any]]
 
 
 def write_report(
@@ -69,6 +119,7 @@ def write_report(
     *,
     trainings: Sequence[Path] = (),
     title: str = "steper report",
+    intro: str = "",
 ) -> Path:
     """Write the page and return its path.
 
@@ -77,25 +128,36 @@ def write_report(
         out: HTML file; written whole or not at all.
         trainings: folders made by ``steper train`` whose curves to draw.
         title: heading of the page.
+        intro: plain text shown below the question; a blank line starts a paragraph.
 
     Raises:
-        SteperError: if a folder is not a finished run of its stage, or there is none.
+        SteperError: if a folder is not a finished run of its stage, or is given twice, or there
+            is none.
     """
     if not evaluations:
         raise SteperError("no evaluation given.", where="steper report", fix="Name a folder.")
     arms = read_arms(evaluations)
+    runs = _read_trainings(trainings)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = (resources.files("steper") / "report.html").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         title=title,
+        intro=[part for part in intro.split("\n\n") if part.strip()],
+        answer=_answer(arms),
         verdicts=verdicts(arms),
+        notes=_notes(arms),
         measures=MEASURES.values(),
         rows=[_row(arm) for arm in arms.values()],
-        types=_types(arms),
         seeds=max(len(arm.results) for arm in arms.values()),
-        figures=_figures(arms, trainings),
+        seed_rows=[row for arm in arms.values() for row in _seed_rows(arm)],
+        accuracy=_accuracy_figures(arms),
+        types=_types(arms),
+        curves=_training_figures(runs),
+        trainings=[_training_row(run) for run in runs],
         examples=_examples(arms),
         facts=_facts(arms),
+        manifests=_manifests(arms, runs),
+        baseline=BASELINE,
         version=version("steper"),
     )
     write_atomic(out, page)
@@ -104,221 +166,401 @@ def write_report(
 
 def read_arms(evaluations: Sequence[Path]) -> dict[str, Arm]:
     """Evaluation folders grouped by label, in the order given."""
+    _refuse_repeats(evaluations)
     arms: dict[str, Arm] = {}
     for folder in evaluations:
         require_finished(folder, stage="evaluate")
         result = read_json(folder / "evaluation.json")
-        rows = [json.loads(line) for _, line in read_lines(folder / "scores.jsonl")]
-        scores = {row.pop("id"): row for row in rows}
-        arm = arms.get(result["label"])
-        if arm is None:
-            runs = {t.question.id: t for t in read_trajectories(folder)}
-            arms[result["label"]] = Arm(result["label"], [result], [scores], runs)
-        else:
-            arm.results.append(result)
-            arm.scores.append(scores)
+        rows = [asdict(row) for row in read_records(folder / "scores.jsonl", QuestionScore)]
+        arm = arms.setdefault(result["label"], Arm(result["label"], [], [], []))
+        arm.folders.append(folder)
+        arm.results.append(result)
+        arm.scores.append({row.pop("id"): row for row in rows})
     return arms
+
+
+def _read_trainings(folders: Sequence[Path]) -> list[Training]:
+    """Training folders with their histories; the seeds of a label (a name) together."""
+    _refuse_repeats(folders)
+    runs = []
+    for folder in folders:
+        manifest = require_finished(folder, stage="train")
+        history = [json.loads(line) for _, line in read_lines(folder / "history.jsonl")]
+        label = str(manifest["config"].get("label") or folder.resolve().name)
+        runs.append(Training(label, folder, manifest, history))
+    labels = list(dict.fromkeys(run.label for run in runs))
+    return sorted(runs, key=lambda run: labels.index(run.label))
+
+
+def _refuse_repeats(folders: Sequence[Path]) -> None:
+    """A folder given twice would count as two seeds."""
+    for folder, times in Counter(folder.resolve() for folder in folders).items():
+        if times > 1:
+            raise SteperError("is given twice.", where=str(folder), fix="Name each run once.")
 
 
 # ---- verdict ---------------------------------------------------------------------------------
 
 
-def verdicts(arms: dict[str, Arm]) -> list[tuple[str, str]]:
-    """For each StepER arm, how it compares with final-answer distillation.
+def verdicts(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
+    """How each StepER arm compares with final-answer distillation, and with the other StepER arm.
 
     Returns:
-        ("better", "worse" or "open", sentence) pairs; none without the baseline.
+        ("better", "worse" or "open", sentence) pairs; none where no questions are shared.
     """
-    base = arms.get(BASELINE)
-    if base is None:
-        return []
-    return [
-        verdict
-        for label, arm in arms.items()
-        if label.startswith("steper") and (verdict := _compare(arm, base))
-    ]
+    ours = [arm for label, arm in arms.items() if label.startswith("steper")]
+    # Final-answer distillation with another budget has a label that starts with the baseline's.
+    bases = [arm for label, arm in arms.items() if label.startswith(BASELINE)]
+    pairs = [(arm, base) for base in sorted(bases, key=lambda a: len(a.label)) for arm in ours]
+    if {"steper_difficulty", "steper_uniform"} <= arms.keys():
+        pairs.append((arms["steper_difficulty"], arms["steper_uniform"]))
+    return [verdict for arm, base in pairs if (verdict := _compare(arm, base))]
 
 
 def _compare(arm: Arm, base: Arm) -> tuple[str, str] | None:
-    pairs = [
-        (float(ours[key]["em"] or 0), float(theirs[key]["em"] or 0))
-        for ours, theirs in zip(arm.scores, base.scores, strict=False)
-        for key in sorted(ours.keys() & theirs.keys())
-    ]
-    if not pairs:
+    ours, theirs = arm.by_question("em"), base.by_question("em")
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
         return None
-    ours, theirs = zip(*pairs, strict=True)
-    gain = mean_interval([a - b for a, b in pairs], seed=0)
-    p = paired_p_value(ours, theirs, seed=0)
+    gain = mean_interval([ours[key] - theirs[key] for key in shared], seed=0)
+    p = paired_p_value([ours[key] for key in shared], [theirs[key] for key in shared], seed=0)
     points = f"{100 * abs(gain.value):.1f} points of EM"
-    if gain.low > 0:
+    # With few questions an interval can exclude 0 by luck where the exact test does not.
+    if gain.low > 0 and p < SIGNIFICANT:
         kind, verdict = "better", f"beats {base.label} by {points}"
-    elif gain.high < 0:
+    elif gain.high < 0 and p < SIGNIFICANT:
         kind, verdict = "worse", f"is worse than {base.label} by {points}"
     else:
-        difference = f"(difference {100 * gain.value:+.1f} points)"
+        difference = f"(difference {100 * gain.value:+.1f} points of EM)"
         kind, verdict = "open", f"cannot be told from {base.label} {difference}"
-    seeds = len(arm.results)
+    # The test draws 10,000 patterns, so that it cannot tell smaller values apart.
+    p_text = f"p\u00a0=\u00a0{p:.2g}" if p > 1e-4 else "p\u00a0≤\u00a00.0001"
+    seeds = _count(min(len(arm.results), len(base.results)), "seed")
     return kind, (
         f"{arm.label} {verdict}; 95% interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}, "
-        f"paired p = {p:.2g}, {len(pairs)} answers over {seeds} seed{'s' if seeds > 1 else ''}."
+        f"paired {p_text}, {_count(len(shared), 'question')}, {seeds}."
     )
 
 
+def _answer(arms: Mapping[str, Arm]) -> str:
+    """The page's question answered in a sentence, from the arms it is about and nothing else."""
+    base = arms.get(BASELINE)
+    ours = [arm for label, arm in arms.items() if label.startswith("steper")]
+    if base is None or not ours:
+        return f"Not answered here: that takes evaluations of {BASELINE} and of a StepER arm."
+    kinds = {found[0] for arm in ours if (found := _compare(arm, base))}
+    match sorted(kinds):
+        case []:
+            return "No answer: these runs share no questions, so they cannot be compared."
+        case ["better"]:
+            return "Yes, here it does."
+        case ["worse"]:
+            return "No: here it is worse."
+        case ["open"]:
+            return "These runs cannot tell."
+        case _:
+            return "It depends on the weights: the StepER arms do not agree."
+
+
+def _notes(arms: Mapping[str, Arm]) -> list[str]:
+    """What a reader must know before comparing rows: everything in which the runs differ."""
+    checks: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "questions": lambda r: r["questions_sha256"],
+        "number of questions": lambda r: r["n"],
+        "corpora": lambda r: r["corpus_sha256"],
+        "splits": lambda r: r["split"],
+        "scoring rules": lambda r: r.get("rules"),
+        "retrieval settings or prompts": lambda r: json.dumps(r["setting"], sort_keys=True),
+    }
+    notes = [
+        f"The arms were evaluated with different {name}; compare their rows with care."
+        for name, value in checks.items()
+        if len({frozenset(map(value, arm.results)) for arm in arms.values()}) > 1
+    ]
+    if len({len(arm.results) for arm in arms.values()}) > 1:
+        notes.append("The arms have different numbers of seeds.")
+    return notes
+
+
 # ---- tables and figures ----------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _number(value: float | None, measure: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if measure == "steps" else f"{100 * value:.1f}"
 
 
 def _row(arm: Arm) -> dict[str, Any]:
     cells = []
     for measure in MEASURES:
         interval = arm.interval(measure)
-        if interval is None:
-            cells.append({"value": "–", "range": ""})
-            continue
-        value, low, high = interval if measure == "steps" else (100 * x for x in interval)
-        cells.append({"value": f"{value:.1f}", "range": f"{low:.1f} to {high:.1f}"})
-    seeds = [f"{100 * result['metrics']['em']['value']:.1f}" for result in arm.results]
+        texts = [_number(value, measure) for value in interval or (None,)]
+        cells.append({"value": texts[0], "range": " to ".join(texts[1:])})
     seconds = fmean(result["seconds"] for result in arm.results)
-    return {"label": arm.label, "cells": cells, "seeds": ", ".join(seeds), "seconds": seconds}
+    return {"label": arm.label, "cells": cells, "seconds": seconds}
 
 
-def _types(arms: dict[str, Arm]) -> dict[str, Any]:
-    names = sorted({type_ for arm in arms.values() for type_ in arm.results[0]["by_type"]})
+def _seed_rows(arm: Arm) -> list[dict[str, Any]]:
+    """Each run's own values, as ``steper evaluate`` found them."""
+    return [
+        {
+            "label": arm.label,
+            "number": number,
+            "cells": [_number((result["metrics"][m] or {}).get("value"), m) for m in MEASURES],
+            "seconds": result["seconds"],
+        }
+        for number, result in enumerate(arm.results, start=1)
+    ]
+
+
+def _types(arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """EM, F1 and Acc of each question type, the mean over seeds."""
+    counts: dict[str, int] = {}
+    for arm in arms.values():
+        for name in {name for result in arm.results for name in result["by_type"]}:
+            n = sum(r["by_type"][name]["n"] for r in arm.results if name in r["by_type"])
+            counts[name] = max(n, counts.get(name, 0))
+    names = sorted(counts)
     rows = []
     for arm in arms.values():
-        values = [
-            [r["by_type"][name]["em"] for r in arm.results if name in r["by_type"]]
-            for name in names
-        ]
-        rows.append((arm.label, [f"{100 * fmean(v):.1f}" if v else "–" for v in values]))
-    return {"names": names, "rows": rows}
+        cells = []
+        for name in names:
+            found = [r["by_type"][name] for r in arm.results if name in r["by_type"]]
+            texts = [_number(fmean(f[m] for f in found) if found else None, m)
+                     for m in ("em", "f1", "acc")]  # fmt: skip
+            cells.append({"value": texts[0], "range": f"{texts[1]} / {texts[2]}"})
+        rows.append((arm.label, cells))
+    return {"names": [(name, counts[name]) for name in names], "rows": rows}
 
 
-def _figures(arms: dict[str, Arm], trainings: Sequence[Path]) -> list[dict[str, str]]:
-    em = {label: _percent(arm.interval("em")) or (0.0, 0.0, 0.0) for label, arm in arms.items()}
+def _accuracy_figures(arms: Mapping[str, Arm]) -> list[dict[str, Any]]:
+    em = {label: _percent(arm.interval("em")) for label, arm in arms.items()}
     figures = [
         {
-            "svg": plots.bars(em, title="exact match by arm"),
-            "caption": "Exact match on held-out questions, with 95% bootstrap intervals.",
+            "svgs": [plots.bars(em, title="Exact match of each arm, in percent")],
+            "caption": "Exact match on the evaluated questions; whiskers are 95% intervals.",
         }
     ]
-    names = ("first_step_acc", "middle_step_acc", "last_step_acc")
-    steps = {label: [_percent(arm.interval(n)) for n in names] for label, arm in arms.items()}
+    steps = {
+        label: [_percent(arm.interval(n)) for n in STEP_MEASURES] for label, arm in arms.items()
+    }
     if any(value for values in steps.values() for value in values):
-        ticks = ("first (initialization)", "middle (expansion)", "last (aggregation)")
+        ticks = ("first\n(initialization)", "middle\n(expansion)", "last\n(aggregation)")
+        title = "Accuracy of the first, middle and last step of each arm, in percent"
         caption = (
             "Where runs go right: a step before the last is right if it states a fact of the gold "
             "chain that it has read, or searches where the next passage is missing and finds it."
         )
-        figures.append({"svg": plots.grouped_bars(steps, ticks), "caption": caption})
-    # Of several seeds of a training, named alike, the first is drawn.
-    histories = {folder.name: _history(folder) for folder in reversed(trainings)}
-    if histories:
-        figures += _training_figures(histories)
+        svgs = [plots.grouped_bars(steps, ticks, title=title)]
+        figures.append({"svgs": svgs, "caption": caption})
     return figures
 
 
-def _training_figures(histories: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
-    losses: dict[str, plots.Lines] = {
-        name: {
-            # Exactly 0 means that the step had no example of the task.
-            task: [row["losses"][j] or None for row in rows]
-            for j, task in enumerate(TASKS)
-            if any(row["losses"][j] for row in rows)
-        }
-        for name, rows in histories.items()
+def _training_figures(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+    by_label: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+    for training in trainings:
+        by_label[training.label].append(training.history)
+    names = [str(task) for task in TASKS]
+    many = " The bold line is the mean over seeds." if len(trainings) > len(by_label) else ""
+    # Exactly 0 means that the step had no example of the task.
+    losses = {label: [_lines(rows, "losses") for rows in runs] for label, runs in by_label.items()}
+    learned = {
+        label: runs
+        for label, runs in by_label.items()
+        if any(row["weights"] != rows[0]["weights"] for rows in runs for row in rows)
     }
-    panels: dict[str, plots.Lines] = dict(sorted(losses.items(), key=lambda i: -len(i[1])))
+    weights = {label: [_lines(rows, "weights") for rows in runs] for label, runs in learned.items()}
+    # Eq. 4 weighs a task by 1/2σ².
+    sigmas = {
+        label: [
+            {n: [v and (0.5 / v) ** 0.5 for v in line] for n, line in run.items()} for run in runs
+        ]
+        for label, runs in weights.items()
+    }
+    loss_panels = plots.panels(losses, names, ylabel="loss", log=True)
     figures = [
         {
-            "svg": plots.curves(panels, xlabel="optimizer step", ylabel="loss per task"),
-            "caption": "L_init, L_exp and L_agg of each training (Eq. 3). Expansion sums over a "
-            "trajectory's middle steps. Vanilla-KD sees aggregation only. First seed.",
+            "svgs": loss_panels,
+            "key": [plots.legend(names, title="Key of the losses")],
+            "caption": "L_init, L_exp and L_agg at each optimizer step (Eq. 3), on one logarithmic "
+            "axis. Expansion sums over a trajectory's middle steps, so it can be higher. A task "
+            f"that a training or a step has no example of leaves a gap.{many}",
         }
     ]
-    learned = [rows for rows in histories.values() if rows[0]["state"]]
-    if learned:
-        rows = learned[0]
-        sigma: plots.Lines = {
-            str(task): [_sigma(row["weights"][j]) for row in rows] for j, task in enumerate(TASKS)
+    weight_panels = plots.panels(sigmas, names, ylabel="σ")
+    weight_panels += plots.panels(weights, names, ylabel="weight 1/2σ²")
+    figures.append(
+        {
+            "svgs": weight_panels,
+            "key": [plots.legend(names, title="Key of σ and the weights")],
+            "caption": "The learned σ and the task weights they give (Eq. 4), from σ = 1 on. σ² is "
+            f"pulled toward its task's loss, so a task gains weight as its loss falls.{many}",
         }
-        weight: plots.Lines = {
-            str(task): [row["weights"][j] for row in rows] for j, task in enumerate(TASKS)
-        }
-        both: dict[str, plots.Lines] = {"σ": sigma, "weight 1/2σ²": weight}
-        figures.append(
-            {
-                "svg": plots.curves(both, xlabel="optimizer step", ylabel="σ and task weight"),
-                "caption": "Difficulty-aware weights (Eq. 4): σ falls first for the task whose "
-                "loss falls first, and its weight rises.",
-            }
-        )
-    return figures
+    )
+    return [figure for figure in figures if figure["svgs"]]
 
 
-def _sigma(weight: float) -> float:
-    return float((0.5 / weight) ** 0.5)
+def _lines(rows: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[float | None]]:
+    lines = {str(task): [row[field][j] or None for row in rows] for j, task in enumerate(TASKS)}
+    return {name: line for name, line in lines.items() if any(line)}
 
 
 def _percent(interval: plots.Interval | None) -> plots.Interval | None:
     return None if interval is None else (100 * interval[0], 100 * interval[1], 100 * interval[2])
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    require_finished(folder, stage="train")
-    return [json.loads(line) for _, line in read_lines(folder / "history.jsonl")]
+def _training_row(run: Training) -> list[str]:
+    """What the arms were given, so that a reader sees whether the comparison is fair."""
+    config, counts = run.manifest["config"], run.manifest["counts"]
+    shown = [config.get("objective"), config.get("seed")]
+    shown += [counts.get(name) for name in ("trajectories", "examples", "steps", "tokens")]
+    texts = [f"{v:,}" if isinstance(v, int) else "–" if v is None else str(v) for v in shown]
+    return [run.label, *texts]
 
 
 # ---- trajectories ----------------------------------------------------------------------------
 
 
-def _examples(arms: dict[str, Arm]) -> list[dict[str, Any]]:
-    """Five questions, those first on which the arms differ most, every arm's run side by side."""
-    shared = set.intersection(*(set(arm.trajectories) for arm in arms.values()))
-
-    def agreement(key: str) -> tuple[float, str]:
-        right = fmean(float(arm.scores[0][key]["em"] or 0) for arm in arms.values())
-        return abs(right - 0.5), key
-
-    order = ["teacher"] if "teacher" in arms else []
-    order += [label for label in arms if label not in order]
+def _examples(arms: Mapping[str, Arm]) -> list[dict[str, Any]]:
+    """Five questions chosen by rule, every arm's run side by side, the teacher first."""
+    firsts = Counter(questions for arm in arms.values() for questions in set(arm.question_sets))
+    questions = firsts.most_common(1)[0][0]
+    order = sorted(
+        (arm for arm in arms.values() if questions in arm.question_sets),
+        key=lambda arm: arm.label != TEACHER,
+    )
+    seeds = {arm.label: arm.question_sets.index(questions) for arm in order}
+    right = {arm.label: {key: bool(row["em"]) for key, row in arm.scores[seeds[arm.label]].items()}
+             for arm in order}  # fmt: skip
+    chosen = _choose(right)
+    runs = {arm.label: _trajectories(arm.folders[seeds[arm.label]], set(chosen)) for arm in order}
     return [
         {
-            "question": arms[order[0]].trajectories[key].question,
-            "runs": [_run(arms[label], key) for label in order],
+            "why": why,
+            "question": runs[order[0].label][key].question,
+            "runs": [_run(label, found[key], right[label][key]) for label, found in runs.items()],
         }
-        for key in sorted(shared, key=agreement)[:EXAMPLES_SHOWN]
+        for key, why in chosen.items()
     ]
 
 
-def _run(arm: Arm, key: str) -> dict[str, Any]:
-    trajectory = arm.trajectories[key]
-    gold = set(trajectory.question.supporting_titles)
-    steps = [
-        {
-            "query": step.query,
-            "reasoning": step.reasoning,
-            "passages": [
-                {"title": p.title, "text": p.text, "gold": p.title in gold} for p in step.passages
-            ],
-        }
-        for step in trajectory.steps
-    ]
-    right = bool(arm.scores[0][key]["em"])
-    return {"label": arm.label, "right": right, "answer": trajectory.answer, "steps": steps}
+def _choose(right: Mapping[str, Mapping[str, bool]]) -> dict[str, str]:
+    """Question ids with the reason shown: cases for and against StepER in turn, then the rest.
+
+    Args:
+        right: by label, which questions the arm got right.
+    """
+    ours = [answers for label, answers in right.items() if label.startswith("steper")]
+    base = right.get(BASELINE)
+    gains, losses, splits, misses, hits = (list[str]() for _ in range(5))
+    for key in sorted(set.intersection(*(set(answers) for answers in right.values()))):
+        if len({answers[key] for answers in right.values()}) == 1:
+            (hits if next(iter(right.values()))[key] else misses).append(key)
+        elif base and ours and all(answers[key] > base[key] for answers in ours):
+            gains.append(key)
+        elif base and ours and all(answers[key] < base[key] for answers in ours):
+            losses.append(key)
+        else:
+            splits.append(key)
+    every = "every arm" if len(right) > 1 else "the arm"
+    reasons = dict.fromkeys(gains, f"StepER is right and {BASELINE} wrong")
+    reasons |= dict.fromkeys(losses, f"{BASELINE} is right and StepER wrong")
+    reasons |= dict.fromkeys(splits, "the arms differ")
+    reasons |= dict.fromkeys(misses, f"{every} is wrong")
+    reasons |= dict.fromkeys(hits, f"{every} is right")
+    ordered = [*_in_turn([gains, losses]), *splits, *_in_turn([misses, hits])]
+    return {key: reasons[key] for key in ordered[:EXAMPLES_SHOWN]}
 
 
-def _facts(arms: dict[str, Arm]) -> list[tuple[str, str]]:
+def _in_turn(groups: Sequence[Sequence[str]]) -> list[str]:
+    longest = max((len(group) for group in groups), default=0)
+    return [group[i] for i in range(longest) for group in groups if i < len(group)]
+
+
+def _trajectories(folder: Path, wanted: set[str]) -> dict[str, Trajectory]:
+    """Only the wanted runs: a whole evaluation, with its passages, may be larger than memory."""
+    path = folder / f"{TRAJECTORIES}.jsonl"
+    found: dict[str, Trajectory] = {}
+    for number, line in read_lines(path):
+        if any(key.encode() in line for key in wanted):
+            trajectory = from_json(Trajectory, line, where=f"{path}:{number}")
+            if trajectory.question.id in wanted:
+                found[trajectory.question.id] = trajectory
+    if missing := wanted - found.keys():
+        raise SteperError(
+            f"has no run of question {min(missing)}, which scores.jsonl lists.",
+            where=str(path),
+            fix="Evaluate again into a new folder.",
+        )
+    return found
+
+
+def _run(label: str, trajectory: Trajectory, right: bool) -> dict[str, Any]:
+    steps, before = [], ""
+    for step in trajectory.steps:
+        searched = {trajectory.question.question: "the question", before: "the sentence before"}
+        steps.append(
+            {
+                "query": step.query,
+                "searched": searched.get(step.query, step.query),
+                "reasoning": step.reasoning,
+                "passages": [_passage(passage, trajectory) for passage in step.passages],
+            }
+        )
+        before = step.reasoning
+    return {"label": label, "right": right, "answer": trajectory.answer, "steps": steps}
+
+
+def _passage(passage: Passage, trajectory: Trajectory) -> dict[str, Any]:
+    text = f" {normalize(f'{passage.title} {passage.text}')} "
+    answers = {normalize(answer) for answer in trajectory.question.answers} - {"", "yes", "no"}
+    return {
+        "title": passage.title,
+        "text": passage.text,
+        "gold": passage.title in trajectory.question.supporting_titles,
+        "answer": any(f" {answer} " in text for answer in answers),
+    }
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+def _facts(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
     """Settings shown at the end: everything needed to compare this page with another."""
-    first = next(iter(arms.values())).results[0]
-    setting = first["setting"]
+    results = [result for arm in arms.values() for result in arm.results]
+
+    def all_of(describe: Callable[[dict[str, Any]], str]) -> str:
+        return "; ".join(dict.fromkeys(describe(result) for result in results))
+
     return [
         (
             "questions",
-            f"{first['n']} of split {first['split']}, SHA-256 {first['questions_sha256']}",
+            all_of(lambda r: f"{r['n']} of split {r['split']}, SHA-256 {r['questions_sha256']}"),
         ),
-        ("corpus", f"SHA-256 {first['corpus_sha256']}"),
-        ("scoring rules", first["rules"]),
-        ("strategy", f"{setting['strategy']}, k = {setting['k']}, S ≤ {setting['max_steps']}"),
-        ("models", "; ".join(f"{arm.label}: {arm.results[0]['model']}" for arm in arms.values())),
+        ("corpus", all_of(lambda r: f"SHA-256 {r['corpus_sha256']}")),
+        ("scoring rules", all_of(lambda r: str(r.get("rules", "–")))),
+        (
+            "strategy",
+            all_of(
+                lambda r: "{strategy}, k = {k}, at most {max_steps} steps".format(**r["setting"])
+            ),
+        ),
+    ]
+
+
+def _manifests(arms: Mapping[str, Arm], trainings: Sequence[Training]) -> list[tuple[str, str]]:
+    """Each run's stage and folder, and its manifest as text."""
+    runs = [("train", run.folder) for run in trainings]
+    runs += [("evaluate", folder) for arm in arms.values() for folder in arm.folders]
+    return [
+        (
+            f"steper {stage}: {folder}",
+            json.dumps(require_finished(folder, stage=stage), indent=1, ensure_ascii=False),
+        )
+        for stage, folder in runs
     ]
