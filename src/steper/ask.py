@@ -7,9 +7,7 @@ from collections.abc import Callable
 from steper.config import AskConfig
 from steper.driver import run
 from steper.index import open_index
-from steper.models import build_lm, saved_setting
-from steper.setting import Setting
-from steper.templates import load_template
+from steper.models import build_lm, default_setting, saved_setting
 from steper.types import Question, Step, Trajectory
 
 
@@ -23,7 +21,7 @@ def ask(config: AskConfig, *, show: Callable[[str], None] = print) -> Trajectory
     Raises:
         SteperError: if the model or the index cannot be opened.
     """
-    setting = saved_setting(config.model) or Setting("ircot", load_template("ircot"), 4, 5)
+    setting = saved_setting(config.model) or default_setting()
     question = Question(id="question", question=config.question, answer="")
     number = 0
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -119,12 +120,15 @@ class Collator:
         else:
             units = [list(group) for group in groups]
         rows = [pack([example.ids for example in unit]) for unit in units]
-        ids, positions, mask = stack(rows, pad_id=self.pad_id)
         if self.packing == "none":
             # Plain right padding, which every architecture understands.
+            ids = pad_sequence(
+                [torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=self.pad_id
+            )
             lengths = torch.tensor([len(row.ids) for row in rows])
             shape = {"attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
         else:
+            ids, positions, mask = stack(rows, pad_id=self.pad_id)
             shape = {"attention_mask": mask, "position_ids": positions}
         return {
             "input_ids": ids,

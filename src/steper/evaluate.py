@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ from steper.config import EvaluateConfig
 from steper.errors import SteperError
 from steper.index import open_index
 from steper.metrics import Rules, mean_interval, normalize, recall, score
-from steper.models import build_lm, model_path, saved_setting
+from steper.models import build_lm, default_setting, model_path, saved_setting
 from steper.rollout import TRAJECTORIES, answerable, read_questions, roll
 from steper.setting import Setting
 from steper.store import Run, read_json, require_finished, write_json, write_records
@@ -195,8 +195,8 @@ def _setting(config: EvaluateConfig) -> Setting:
         "max_steps": config.max_steps,
     }
     if own is None:
-        defaults = {"strategy": "ircot", "template": load_template("ircot"), "k": 4, "max_steps": 5}
-        return Setting(**{name: wanted[name] or defaults[name] for name in wanted})  # type: ignore[arg-type]
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return replace(default_setting(), **given)  # type: ignore[arg-type]
     for name, value in wanted.items():
         if value is not None and value != getattr(own, name):
             raise SteperError(

@@ -14,6 +14,7 @@ from steper.lm.annotated import AnnotatedTeacher
 from steper.protocols import LM
 from steper.setting import Setting
 from steper.store import from_json, write_json
+from steper.templates import load_template
 from steper.world.teacher import WorldTeacher
 
 RUN_SETTING = "setting.json"
@@ -52,6 +53,11 @@ def build_lm(
 def model_path(name: str) -> str:
     """What ``transformers`` should load for a name."""
     return str(BASE_READER) if name == "base-reader" else name
+
+
+def default_setting() -> Setting:
+    """How a model that carries no setting of its own is asked: the paper's K = 4 and S = 5."""
+    return Setting("ircot", load_template("ircot"), k=4, max_steps=5)
 
 
 def saved_setting(name: str) -> Setting | None:

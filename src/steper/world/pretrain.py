@@ -18,7 +18,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,19 @@ def stage_at(progress: float) -> Stage:
 
 
 def train_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the world is one token and any text is legal."""
+    """The world's tokenizer, in which every word of the world is one token."""
+    rng = random.Random(0)
+    texts = (
+        "".join(text for text, _ in sample(world, rng, Stage(passages=4, hops=4)))
+        for seed in range(150)
+        for world in [World.generate(seed=10**6 + seed, part="pretrain", entities=60)]
+        for _ in range(40)
+    )
+    return byte_level_bpe(texts, vocab_size=vocab_size)
+
+
+def byte_level_bpe(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the texts, for which any text is legal."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -81,13 +93,6 @@ def train_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
         special_tokens=["<|pad|>", "<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )
-    rng = random.Random(0)
-    texts = (
-        "".join(text for text, _ in sample(world, rng, Stage(passages=4, hops=4)))
-        for seed in range(150)
-        for world in [World.generate(seed=10**6 + seed, part="pretrain", entities=60)]
-        for _ in range(40)
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
