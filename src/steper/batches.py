@@ -1,192 +1,325 @@
-"""From step examples to tensors: tokenise, group by trajectory, stack into a batch.
+"""From encoded examples to tensors: which trajectories an optimizer step sees, in which rows.
 
-A batch says for every target token which row and column predicts it and which example it belongs
-to. So the loss needs no label mask, and a token that several examples of a packed row share can
-be a target in some and not in others.
+A batch says for every target token which logits predict it and which example it belongs to. So
+the loss needs no label mask, a token that several examples of a packed row share can be a target
+in some and not in others, and logits are computed at those places only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from steper.errors import SteperError
+from steper.attention import TRIE, Layout
 from steper.loss import example_losses
-from steper.packing import Row, pack, stack
-from steper.types import TASKS, StepExample
+from steper.packing import Tree, fill, pack, unique_tokens
 
-Packing = Literal["trie", "none"]
+Packing = Literal["trie", "rows", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """One example as token ids; the first ``prompt`` of them are no targets."""
 
-    ids: list[int]
+    ids: Sequence[int]
     prompt: int
     task: int
+    id: str = ""
 
 
-class Trajectories(Dataset[list[Encoded]]):
-    """Examples grouped by trajectory, in the order of the file."""
-
-    def __init__(self, groups: list[list[Encoded]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> list[Encoded]:
-        return self.groups[index]
-
-
-def encode(
-    examples: Sequence[StepExample], tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> Trajectories:
-    """Tokenise examples and group them by trajectory.
-
-    Prompt and target are tokenised apart, as at inference, where the prompt comes alone. Only the
-    aggregation target ends with the end-of-sequence token: a newline ends a step, the token ends
-    the run. Were it taught after every step, a step whose search brought nothing new would have
-    the prompt of the step before it and the opposite target, "stop" against "go on".
-
-    Raises:
-        SteperError: if an example is longer than ``max_length`` tokens or a target is empty.
-    """
-    prompts = tokenizer([e.prompt for e in examples])["input_ids"]
-    targets = tokenizer([e.target for e in examples], add_special_tokens=False)["input_ids"]
-    groups: dict[str, list[Encoded]] = {}
-    too_long = []
-    for example, prompt, target in zip(examples, prompts, targets, strict=True):
-        if not target:
-            raise SteperError(
-                "target: is empty, so nothing could be learned from it.",
-                where=f"example {example.id}",
-                fix="Build the data again; a step without reasoning should have been filtered.",
-            )
-        end = [tokenizer.eos_token_id] if example.task == "aggregation" else []
-        encoded = Encoded([*prompt, *target, *end], len(prompt), TASKS.index(example.task))
-        if len(encoded.ids) > max_length:
-            too_long.append((len(encoded.ids), example.id))
-        groups.setdefault(example.trajectory_id, []).append(encoded)
-    if too_long:
-        longest, name = max(too_long)
-        raise SteperError(
-            f"{len(too_long)} of {len(examples)} examples are longer than {max_length} tokens; "
-            f"the longest has {longest}. Cutting them would silently drop targets.",
-            where=f"example {name}",
-            fix=f"Raise --max-length to {longest}, or roll out with a smaller --k or --max-steps.",
-        )
-    return Trajectories(list(groups.values()))
-
-
-def select(data: Trajectories, weights: Sequence[float]) -> Trajectories:
-    """Leave out the examples of tasks that have weight 0: they would only cost time."""
-    kept = [[e for e in group if weights[e.task] > 0] for group in data.groups]
-    return Trajectories([group for group in kept if group])
+Group = Sequence[Encoded]
+"""Examples that are packed into one trie: those of one trajectory, or a single one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Collator:
-    """Stack the examples of several trajectories into one batch.
+class Batch:
+    """What one forward pass of one process needs.
 
     Attributes:
-        pad_id: token that fills rows up.
-        packing: ``trie`` puts a trajectory into one row, ``none`` each example into its own.
+        ids: (rows, width).
+        mask: (rows, width), 0 where padded; ``None`` for a packed row.
+        positions: (1, width) of a packed row.
+        ends: (width,) of a packed row, see ``packing.Row``.
+        trees: of a packed row.
+        columns: (places,) where logits are needed, in every row.
+        sources: (targets,) which of the rows × places logits predicts each target token.
+        targets: (targets,) token ids.
+        examples: (targets,) example of each target token.
+        tasks: (examples,) 0, 1 or 2 as in ``steper.types.TASKS``.
+        names: ids of the examples.
     """
 
-    pad_id: int
-    packing: Packing
+    ids: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+    ends: Tensor | None
+    trees: tuple[Tree, ...]
+    columns: Tensor
+    sources: Tensor
+    targets: Tensor
+    examples: Tensor
+    tasks: Tensor
+    names: tuple[str, ...]
 
-    def __call__(self, groups: Sequence[list[Encoded]]) -> dict[str, Tensor]:
-        """Make the batch of some trajectories.
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {n: v.to(device) for n, v in values.items() if hasattr(v, "to")}
+        return Batch(**(values | moved))
 
-        Returns:
-            ``input_ids``, (rows, width), and ``attention_mask``: (rows, width), or for packed
-            rows (rows, 1, width, width) with ``position_ids``, (rows, width). For each target
-            token, (targets,): ``rows`` and ``columns`` of the token before it, ``targets`` its
-            id, ``examples`` its example. For each example, (examples,): ``tasks``. And two
-            numbers: ``trajectories``, and ``tokens``, those of all examples, shared or not.
-        """
-        if self.packing == "none":
-            units = [[example] for group in groups for example in group]
-        else:
-            units = [list(group) for group in groups]
-        rows = [pack([example.ids for example in unit]) for unit in units]
-        if self.packing == "none":
-            # Plain right padding, which every architecture understands.
-            ids = pad_sequence(
-                [torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=self.pad_id
-            )
-            lengths = torch.tensor([len(row.ids) for row in rows])
-            shape = {"attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
-        else:
-            ids, positions, mask = stack(rows, pad_id=self.pad_id)
-            shape = {"attention_mask": mask, "position_ids": positions}
-        return {
-            "input_ids": ids,
-            **shape,
-            **_targets(units, rows),
-            "tasks": torch.tensor([example.task for unit in units for example in unit]),
-            "trajectories": torch.tensor(len(groups)),
-            "tokens": torch.tensor(sum(len(example.ids) for unit in units for example in unit)),
+
+def collate(groups: Sequence[Group], *, packing: Packing, pad_id: int) -> Batch:
+    """Make one batch of some groups.
+
+    Args:
+        groups: what goes into the forward pass. None at all gives a batch of one token without
+            targets, for a process that has to take part in a pass and has nothing to do.
+        packing: ``none`` pads every example to a row of its own; otherwise each group is a trie.
+        pad_id: token that fills up.
+    """
+    examples = [example for group in groups for example in group]
+    if packing == "none" and examples:
+        places = [list(range(len(example.ids))) for example in examples]
+        rows = range(len(examples))
+        ids = pad_sequence(
+            [torch.tensor(list(example.ids)) for example in examples],
+            batch_first=True,
+            padding_value=pad_id,
+        )
+        lengths = torch.tensor([len(example.ids) for example in examples])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        shape: dict[str, Any] = {"mask": mask, "positions": None, "ends": None, "trees": ()}
+    else:
+        row = pack([[example.ids for example in group] for group in groups] or [[[pad_id]]])
+        places, rows = row.places, [0] * len(examples)  # type: ignore[assignment]
+        ids = torch.tensor([row.ids])
+        shape = {
+            "mask": None,
+            "positions": torch.tensor([row.positions]),
+            "ends": torch.tensor(row.ends),
+            "trees": tuple(row.trees),
         }
+    targets = [
+        (number, place[at - 1], example.ids[at], count)
+        for count, (number, place, example) in enumerate(zip(rows, places, examples, strict=False))
+        for at in range(example.prompt, len(example.ids))
+    ]
+    table = torch.tensor(targets, dtype=torch.long).reshape(-1, 4)
+    columns, source = table[:, 1].unique(return_inverse=True)
+    return Batch(
+        ids=ids,
+        **shape,
+        columns=columns,
+        sources=table[:, 0] * len(columns) + source,
+        targets=table[:, 2],
+        examples=table[:, 3],
+        tasks=torch.tensor([example.task for example in examples], dtype=torch.long),
+        names=tuple(example.id for example in examples),
+    )
 
 
-def unique_share(data: Trajectories) -> float:
-    """Tokens that packed rows run through the model, as a share of all examples' tokens."""
-    unique = sum(len(pack([example.ids for example in group]).ids) for group in data.groups)
-    return unique / sum(len(example.ids) for group in data.groups for example in group)
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """ℓ of each example, (examples,). A packed batch wants the model's attention to be ``TRIE``."""
+    arguments: dict[str, Any] = {"attention_mask": batch.mask}
+    if batch.positions is not None and batch.ends is not None:
+        layout = Layout(batch.trees, batch.positions[0], batch.ends)
+        arguments = {"position_ids": batch.positions, "layout": layout}
+    logits = model(
+        input_ids=batch.ids, use_cache=False, logits_to_keep=batch.columns, **arguments
+    ).logits
+    if logits.shape[1] != len(batch.columns):  # an architecture that knows no logits_to_keep
+        logits = logits[:, batch.columns]
+    return example_losses(
+        logits.flatten(0, 1),
+        batch.sources,
+        batch.targets,
+        batch.examples,
+        count=len(batch.tasks),
+    )
 
 
-def _targets(units: Sequence[Sequence[Encoded]], rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Where each target token is predicted, and for which example."""
-    found: list[tuple[int, int, int, int]] = []
-    example_number = 0
-    for number, (unit, row) in enumerate(zip(units, rows, strict=True)):
-        for example, places in zip(unit, row.places, strict=True):
-            for at in range(example.prompt, len(example.ids)):
-                found.append((number, places[at - 1], example.ids[at], example_number))
-            example_number += 1
-    table = torch.tensor(found)  # (targets, 4)
-    names = ("rows", "columns", "targets", "examples")
-    return {name: table[:, column] for column, name in enumerate(names)}
+# ---- optimizer steps -------------------------------------------------------------------------
 
 
-def forward(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
-    """Run a batch; returns the model's output and ℓ of each example, (examples,)."""
-    names = ("input_ids", "attention_mask", "position_ids")
-    output = model(**{name: batch[name] for name in names if name in batch}, use_cache=False)
-    logits = output.logits[batch["rows"], batch["columns"]]  # (targets, vocabulary)
-    losses = example_losses(logits, batch["targets"], batch["examples"], count=len(batch["tasks"]))
-    return output, losses
+class Step(NamedTuple):
+    """One process's share of an optimizer step.
+
+    Attributes:
+        batches: its forward passes, as many as every other process has.
+        trajectories: n of Eq. 3; this and what follows, those of *all* processes.
+        tokens: of all examples, shared or not.
+        forward_tokens: what runs through the model, padding included.
+    """
+
+    batches: list[Batch]
+    trajectories: int
+    tokens: int
+    forward_tokens: int
+
+
+@dataclass(slots=True)
+class Steps(Dataset[Step]):
+    """The optimizer steps of a whole training, in order.
+
+    Which trajectories belong to a step depends on ``batch``, ``seed`` and nothing else. Every
+    process works out the whole distribution over rows and takes its own, so that no process has
+    to ask another, and all have the same number of forward passes.
+
+    Attributes:
+        groups: the trajectories.
+        batch: trajectories per step.
+        epochs: passes over the trajectories.
+        seed: of the order; ``None`` keeps that of the file.
+        packing: see ``collate``.
+        row_tokens: most tokens of a forward pass.
+        pad_id: token that fills up.
+        rank: number of this process.
+        processes: how many there are.
+    """
+
+    groups: Sequence[Group]
+    batch: int
+    epochs: float
+    seed: int | None
+    packing: Packing
+    row_tokens: int
+    pad_id: int
+    rank: int = 0
+    processes: int = 1
+
+    def __len__(self) -> int:
+        return int(-(-self.epochs * self._per_epoch() // 1))
+
+    def __getitem__(self, step: int) -> Step:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        epoch, part = divmod(step, self._per_epoch())
+        order = list(range(len(self.groups)))
+        if self.seed is not None:
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        chosen = [self.groups[i] for i in order[part * self.batch : (part + 1) * self.batch]]
+        rows = distribute(
+            chosen, packing=self.packing, row_tokens=self.row_tokens, multiple=self.processes
+        )
+        own = rows[self.rank :: self.processes]
+        return Step(
+            [collate(row, packing=self.packing, pad_id=self.pad_id) for row in own],
+            trajectories=len(chosen),
+            tokens=sum(len(example.ids) for group in chosen for example in group),
+            forward_tokens=sum(_size(row, self.packing) for row in rows),
+        )
+
+    def _per_epoch(self) -> int:
+        return -(-len(self.groups) // self.batch)
+
+
+def distribute(
+    groups: Sequence[Group], *, packing: Packing, row_tokens: int, multiple: int = 1
+) -> list[list[Group]]:
+    """Spread trajectories over forward passes of at most ``row_tokens`` tokens.
+
+    Returns:
+        The groups of each pass; the number of passes is a multiple of ``multiple``, some may be
+        empty.
+    """
+    if packing == "none":
+        return _padded([example for group in groups for example in group], row_tokens, multiple)
+    if packing == "rows":
+        groups = [[example] for group in groups for example in group]
+    sizes = [_size([group], packing) for group in groups]
+    rows = fill(sizes, capacity=row_tokens, multiple=multiple)
+    return [[groups[item] for item in row] for row in rows]
+
+
+def _size(row: Sequence[Group], packing: Packing) -> int:
+    """Tokens that a row of groups runs through the model."""
+    if packing == "none":
+        return sum(map(len, row)) * max((len(e.ids) for group in row for e in group), default=0)
+    return sum(unique_tokens([example.ids for example in group]) for group in row)
+
+
+def largest_pass(
+    groups: Sequence[Group], *, batch: int, packing: Packing, row_tokens: int
+) -> tuple[int, int]:
+    """Tokens and target tokens of the largest forward pass to expect.
+
+    That of the largest trajectory, or of a row as full as a step's average trajectories make it.
+    """
+    sizes = [_size([group], packing) for group in groups]
+    targets = sum(len(example.ids) - example.prompt for group in groups for example in group)
+    tokens = max(max(sizes), min(row_tokens, batch * sum(sizes) // len(sizes)))
+    return tokens, -(-targets * tokens // sum(sizes))
+
+
+def _padded(examples: Group, row_tokens: int, multiple: int) -> list[list[Group]]:
+    """Examples of like length together, so that little is padded."""
+    rows: list[list[Group]] = [[]]
+    width = 0
+    for example in sorted(examples, key=lambda example: -len(example.ids)):
+        width = width if rows[-1] else len(example.ids)
+        if rows[-1] and (len(rows[-1]) + 1) * width > row_tokens:
+            rows.append([])
+            width = len(example.ids)
+        rows[-1].append([example])
+    return rows + [[] for _ in range(-len(rows) % multiple)]
+
+
+# ---- whether a model can be packed ------------------------------------------------------------
 
 
 @torch.no_grad()
-def packing_error(model: torch.nn.Module, group: Sequence[Encoded], *, pad_id: int) -> float:
-    """Largest difference between ℓ from a packed row and from each sequence run alone.
+def packing_error(
+    model: nn.Module, groups: Sequence[Group], *, packing: Packing, pad_id: int, base: Any
+) -> float:
+    """Largest difference between ℓ from one packed row and from each sequence run alone.
 
-    A model whose layers look at row positions instead of the mask (state-space, linear attention,
-    sliding windows) shows itself here, whatever its name.
+    A model whose layers look at row positions instead of the layout (state-space and linear
+    attention layers, absolute distances) shows itself here, whatever its name.
+
+    Args:
+        model: what is called; may be wrapped for several processes.
+        groups: what goes into the row.
+        packing: ``trie`` or ``rows``.
+        pad_id: token that fills up.
+        base: the ``transformers`` model inside, whose attention is switched.
+
+    Raises:
+        Exception: whatever a model that does not take packed rows at all raises.
     """
-    training = model.training
-    model.eval()
+    training, attention = model.training, base.config._attn_implementation
     device = next(model.parameters()).device
-    batch = {k: v.to(device) for k, v in Collator(pad_id, "trie")([list(group)]).items()}
-    _, packed = forward(model, batch)
-    worst = 0.0
-    for example, loss in zip(group, packed, strict=True):
-        ids = torch.tensor([example.ids], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, example.prompt - 1 : -1]
-        targets = ids[0, example.prompt :]
-        (alone,) = example_losses(logits, targets, torch.zeros_like(targets), count=1)
-        worst = max(worst, abs(float(alone - loss)))
-    model.train(training)
-    return worst
+    model.eval()
+    try:
+        if packing == "rows":
+            groups = [[example] for group in groups for example in group]
+        use_attention(base, TRIE)
+        packed = forward(model, collate(groups, packing=packing, pad_id=pad_id).to(device))
+        use_attention(base, attention)
+        alone = [
+            forward(model, collate([[example]], packing="none", pad_id=pad_id).to(device))
+            for group in groups
+            for example in group
+        ]
+    finally:
+        use_attention(base, attention)
+        model.train(training)
+    return float((packed - torch.cat(alone)).abs().max())
+
+
+def use_attention(model: Any, name: str) -> None:
+    """Switch the attention of a ``transformers`` model, plain or under an adapter.
+
+    Raises:
+        ValueError: if the architecture does not let its attention be chosen.
+    """
+    if model.config._attn_implementation == name:
+        return
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise ValueError("this architecture has attention layers of its own")

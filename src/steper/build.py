@@ -1,13 +1,14 @@
 """`steper build`: keep the trajectories worth learning from, and turn them into step examples.
 
 Writes ``examples.jsonl``, ``rejected.jsonl`` (every dropped trajectory with filter and reason)
-and a copy of the rollout's ``setting.json``.
+and the rollout's ``setting.json``, in another layout where one is asked for. The student takes
+its setting from there, so it is asked in the layout it was taught in.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from steper.config import BuildConfig
 from steper.errors import SteperError
-from steper.examples import step_examples
+from steper.examples import step_examples, targets_of
 from steper.filters import AnswerFilter, EmptyFilter, RepeatFilter, sift
 from steper.models import RUN_SETTING, read_setting, write_setting
 from steper.protocols import Filter
@@ -42,13 +43,17 @@ def build(config: BuildConfig) -> Path:
     """Run the stage and return its folder.
 
     Raises:
-        SteperError: on bad input, or if no trajectory is left.
+        SteperError: on bad input, targets that the layout does not have, or if no trajectory is
+            left.
     """
     require_finished(config.rollout, stage="rollout")
+    rolled = read_setting(config.rollout / RUN_SETTING)
+    setting = replace(rolled, template=rolled.template.laid_out(config.layout))
+    targets = targets_of(setting.template.layout, config.targets)
     stage = Run.open(
         config.out,
         stage="build",
-        config=config.model_dump(mode="json", exclude={"out", "rollout"}),
+        config=config.model_dump(mode="json", exclude={"out", "rollout"}) | {"targets": targets},
         inputs={
             "trajectories": config.rollout / f"{TRAJECTORIES}.jsonl",
             "setting": config.rollout / RUN_SETTING,
@@ -56,7 +61,6 @@ def build(config: BuildConfig) -> Path:
     )
     if stage.finished:
         return stage.path
-    setting = read_setting(config.rollout / RUN_SETTING)
     filters: list[Filter] = [
         AnswerFilter(config.measure, config.threshold, config.rules),
         EmptyFilter(),
@@ -74,7 +78,7 @@ def build(config: BuildConfig) -> Path:
     examples = [
         example
         for trajectory in kept
-        for example in step_examples(trajectory, setting.template, targets=config.targets)
+        for example in step_examples(trajectory, setting.template, targets=targets)
     ]
     write_records(stage.path / REJECTED, (Rejected(d.filter, d.reason, t) for t, d in dropped))
     write_records(stage.path / EXAMPLES, examples)

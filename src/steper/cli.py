@@ -32,6 +32,7 @@ The road, one command a stage; each reads the folder the one before it wrote:
   steper ask "QUESTION"     one question, each step printed as it happens
 
   steper recall             how often the index finds the gold passages
+  steper export             the examples as prompt/completion and messages, for other trainers
   steper demo               all of it, offline, in minutes
 
 Every command: --help for its options, --config FILE.toml for options from a file, and the same
@@ -91,6 +92,8 @@ def run(arguments: Sequence[str]) -> int:
             _ask(rest)
         case "recall":
             _recall(rest)
+        case "export":
+            _export(rest)
         case "demo":
             _demo(rest)
         case _:
@@ -132,11 +135,16 @@ def _train(arguments: list[str]) -> None:
     from steper.config import TrainConfig
 
     config = parse(TrainConfig, "train", arguments)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    if not first:
+        os.environ["TQDM_DISABLE"] = "1"
     _quiet_libraries()
     from steper.store import require_finished
     from steper.train import STUDENT, train
 
     folder = train(config)
+    if config.dry_run or not first:
+        return
     _show_counts(require_finished(folder, stage="train")["counts"])
     print(f"Student: {folder / STUDENT}")
 
@@ -176,6 +184,16 @@ def _recall(arguments: list[str]) -> None:
     from steper.recall import measure_recall
 
     print(measure_recall(parse(RecallConfig, "recall", arguments)))
+
+
+def _export(arguments: list[str]) -> None:
+    from steper.config import ExportConfig
+    from steper.export import export
+    from steper.store import require_finished
+
+    folder = export(parse(ExportConfig, "export", arguments))
+    _show_counts(require_finished(folder, stage="export")["counts"])
+    print(f"Export: {folder}")
 
 
 def _demo(arguments: list[str]) -> None:
@@ -275,7 +293,18 @@ def _flags(data: dict[str, Any], path: Path) -> list[str]:
 def _unknown(command: str) -> SteperError:
     from difflib import get_close_matches
 
-    known = ["index", "rollout", "build", "train", "evaluate", "report", "ask", "recall", "demo"]
+    known = [
+        "index",
+        "rollout",
+        "build",
+        "train",
+        "evaluate",
+        "report",
+        "ask",
+        "recall",
+        "export",
+        "demo",
+    ]
     near = get_close_matches(command, known, n=1)
     return SteperError(
         f"there is no command {command!r}.",

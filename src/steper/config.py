@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional
 
+from steper.types import TASKS, PromptLayout, Task
+
 Rules = Literal["hotpotqa", "2wikimultihopqa", "musique"]
 
 
@@ -49,6 +51,9 @@ class RolloutConfig(Config):
     """How searching and writing alternate."""
     prompt: str = "ircot"
     """Prompt wording: `ircot`, `world`, or a file of your own (see docs/formats.md)."""
+    layout: PromptLayout | None = None
+    """`grouped`: all passages, then all reasoning; `interleaved`: step by step, on one text that
+    only grows. By default the wording's own, else `grouped`."""
     k: int = Field(default=4, ge=1)
     """Passages per search."""
     max_steps: int = Field(default=5, ge=1)
@@ -80,8 +85,12 @@ class BuildConfig(Config):
     """Least value of the measure that passes."""
     rules: Rules = "hotpotqa"
     """Whose official scoring rules apply."""
-    targets: Literal["cumulative", "incremental"] = "cumulative"
-    """Whether a target repeats the earlier reasoning (Eq. 3) or holds the new sentence (Eq. 2)."""
+    layout: PromptLayout | None = None
+    """Lay the prompts out anew, without a new rollout; the student is then asked in this layout.
+    By default the rollout's."""
+    targets: Literal["cumulative", "incremental"] | None = None
+    """Whether a target repeats the earlier reasoning (Eq. 3) or holds the new sentence (Eq. 2). By
+    default `cumulative` in the grouped layout; the interleaved one has `incremental` only."""
 
 
 class TrainConfig(Config):
@@ -95,6 +104,8 @@ class TrainConfig(Config):
     """Model to start from: a folder, a hub id, or `base-reader` (the offline world's)."""
     objective: Literal["vanilla", "uniform", "fixed", "difficulty"] = "difficulty"
     """`vanilla`: final step only; `uniform`: Eq. 3; `fixed`: --lambdas; `difficulty`: Eq. 4."""
+    tasks: tuple[Task, ...] = TASKS
+    """Abilities to train: any of `initialization`, `expansion`, `aggregation`."""
     lambdas: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Weights of initialization, expansion and aggregation for `fixed`."""
     sigma_lr: float = Field(default=0.02, gt=0.0)
@@ -104,25 +115,64 @@ class TrainConfig(Config):
     epochs: float = Field(default=2.0, gt=0.0)
     """Passes over the trajectories; fractions are allowed."""
     batch: int = Field(default=8, ge=1)
-    """Trajectories per optimizer step and process."""
-    micro_batch: int = Field(default=8, ge=1)
-    """Trajectories per forward pass; must divide --batch."""
+    """Trajectories per optimizer step, over all processes."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after its warm-up."""
     warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Share of the steps with a rising learning rate; a cosine follows."""
-    packing: Literal["trie", "none"] = "trie"
-    """`trie` runs the shared prefixes of a trajectory's examples once; `none` pads each example."""
+    """Share of the steps with a rising learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(default=1.0, ge=0.0)
+    """Gradients longer than this are shortened to it; 0 leaves them as they are."""
+    packing: Literal["trie", "rows", "none"] = "trie"
+    """`trie` runs what a trajectory's examples share once; `rows` puts examples end to end;
+    `none` pads each example."""
+    row_tokens: int = Field(default=8192, ge=1)
+    """Most tokens of a forward pass on one process; a longer trajectory gets a pass of its own."""
     max_length: int = Field(default=4096, ge=8)
-    """Most tokens of an example; longer ones stop the run."""
-    save_steps: int = Field(default=500, ge=1)
-    """Optimizer steps between checkpoints."""
+    """Most tokens of an example."""
+    allow: tuple[
+        Literal["truncated", "fully-masked", "empty-target", "template-mismatch"], ...
+    ] = ()
+    """Findings of the token audit that do not stop the run: `truncated` examples lose their ends,
+    `fully-masked` and `empty-target` ones are left out, `template-mismatch` ones are used."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Train a LoRA adapter of this rank on every linear layer instead of all weights; 0: all."""
+    lora_alpha: float = Field(default=32.0, gt=0.0)
+    """Scale of the adapter, divided by its rank."""
+    qlora: bool = False
+    """Hold the frozen base in 4 bits (NF4) under the adapter; needs CUDA and bitsandbytes."""
     bf16: bool = False
-    """Train in bfloat16 mixed precision."""
+    """Train in bfloat16 mixed precision; under an adapter the frozen base is bfloat16 too."""
     gradient_checkpointing: bool = False
-    """Trade time for memory."""
+    """Compute activations twice instead of keeping them: less memory, a third more time."""
+    validation: Path | None = None
+    """Folder made by `steper build` whose loss is measured; the best model is then kept."""
+    save_steps: int = Field(default=500, ge=1)
+    """Optimizer steps between checkpoints, and between measurements of --validation."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many measurements of --validation without a new best one; 0: never."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    """Trackers that also get the history; each must be installed."""
+    push_to_hub: str | None = None
+    """Hub repository to upload the student to at the end; the token comes from `hf auth login`."""
+    dry_run: bool = False
+    """Audit the examples, estimate memory and saving, and stop."""
     seed: int = 0
-    """Seed of data order."""
+    """Seed of data order and of new adapter weights."""
     device: Literal["auto", "cpu"] = "auto"
     """`auto` uses a GPU where there is one."""
+
+
+class ExportConfig(Config):
+    """Write step examples as files that other trainers read."""
+
+    data: Path
+    """Folder made by `steper build`."""
+    out: Path
+    """Run folder."""
+    tasks: tuple[Task, ...] = TASKS
+    """Abilities to write: any of `initialization`, `expansion`, `aggregation`."""
 
 
 class EvaluateConfig(Config):
@@ -148,6 +198,8 @@ class EvaluateConfig(Config):
     """How searching and writing alternate; a student folder brings its own."""
     prompt: str | None = None
     """Prompt wording; a student folder brings its own."""
+    layout: PromptLayout | None = None
+    """Prompt layout, `grouped` or `interleaved`; a student folder brings its own."""
     k: int | None = Field(default=None, ge=1)
     """Passages per search; a student folder brings its own."""
     max_steps: int | None = Field(default=None, ge=1)

@@ -107,7 +107,7 @@ def _generate(
         Request(
             prompt=template.render(
                 item.question.question,
-                item.passages,
+                [*(step.passages for step in item.steps), item.new],
                 [step.reasoning for step in item.steps],
                 final=order.final,
             ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -126,7 +126,7 @@ def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
     stage = Run.open(
         config.out,
         stage="evaluate",
-        config=config.model_dump(mode="json", exclude={"out", "device"}) | asdict(setting),
+        config=config.model_dump(mode="json", exclude={"out", "device"}) | setting.record(),
         inputs=inputs,
     )
     if stage.finished:
@@ -152,7 +152,7 @@ def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
         "questions_sha256": stage.inputs["questions"],
         "corpus_sha256": index_manifest["counts"]["corpus_sha256"],
         "rules": config.rules,
-        "setting": asdict(setting),
+        "setting": setting.record(),
         "seconds": seconds,
         "metrics": summarise(scores, seed=config.seed),
         "by_type": _by_type(done, scores),
@@ -187,24 +187,39 @@ def _by_type(
 def _setting(config: EvaluateConfig) -> Setting:
     """The student's own setting, or the one given on the command line for other models."""
     own = saved_setting(config.model)
+    if own is not None:
+        _refuse_other(own, config)
+        return own
+    default = default_setting()
+    template = load_template(config.prompt) if config.prompt else default.template
+    return Setting(
+        config.strategy or default.strategy,
+        template.laid_out(config.layout),
+        k=config.k or default.k,
+        max_steps=config.max_steps or default.max_steps,
+    )
+
+
+def _refuse_other(own: Setting, config: EvaluateConfig) -> None:
+    """Raise where the command line asks for another setting than the student's own."""
     template = load_template(config.prompt) if config.prompt else None
-    wanted = {
-        "strategy": config.strategy,
-        "template": template,
-        "k": config.k,
-        "max_steps": config.max_steps,
+    if template and template.layout == "grouped":
+        # A wording that names no layout says nothing against the student's.
+        template = template.laid_out(own.template.layout)
+    wanted: dict[str, tuple[object, object]] = {
+        "strategy": (own.strategy, config.strategy),
+        "prompt": (own.template, template),
+        "layout": (own.template.layout, config.layout),
+        "k": (own.k, config.k),
+        "max_steps": (own.max_steps, config.max_steps),
     }
-    if own is None:
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return replace(default_setting(), **given)  # type: ignore[arg-type]
-    for name, value in wanted.items():
-        if value is not None and value != getattr(own, name):
+    for name, (taught, asked) in wanted.items():
+        if asked is not None and asked != taught:
             raise SteperError(
-                f"the student was taught with {name} = {getattr(own, name)!r}, not {value!r}.",
+                f"the student was taught with {name} = {taught!r}, not {asked!r}.",
                 where=str(Path(config.model) / "steper.json"),
-                fix=f"Leave --{name.replace('_', '-').replace('template', 'prompt')} out.",
+                fix=f"Leave --{name.replace('_', '-')} out.",
             )
-    return own
 
 
 def evaluation_table(folders: Sequence[Path]) -> str:

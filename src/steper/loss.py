@@ -22,28 +22,68 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from steper.types import TASKS, Task
 
 ObjectiveName = Literal["vanilla", "uniform", "fixed", "difficulty"]
 
 
-def example_losses(logits: Tensor, targets: Tensor, examples: Tensor, *, count: int) -> Tensor:
+CHUNK = 1 << 24
+"""Logits worked on at a time; whatever is in work besides logits and gradient has this size."""
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Cross-entropy whose backward pass makes nothing of the logits' size but their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+        norms = [_wide(chunk).logsumexp(dim=-1) for chunk in logits.split(_rows(logits))]
+        norm = torch.cat(norms) if norms else _wide(logits.new_zeros(0))
+        ctx.save_for_backward(logits, norm, sources, targets)
+        return norm[sources] - _wide(logits[sources, targets])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, norm, sources, targets = ctx.saved_tensors
+        (gradient,) = gradients
+        # What the losses of all targets predicted from one place add up to.
+        total = torch.zeros_like(norm).index_add(0, sources, gradient)
+        result = torch.empty_like(logits)
+        chunks = (tensor.split(_rows(logits)) for tensor in (logits, norm, total, result))
+        for chunk, own_norm, own_total, out in zip(*chunks, strict=True):
+            out.copy_((_wide(chunk) - own_norm[:, None]).exp_() * own_total[:, None])
+        result.index_put_((sources, targets), -gradient.to(result.dtype), accumulate=True)
+        return result, None, None
+
+
+def _rows(logits: Tensor) -> int:
+    return max(1, CHUNK // logits.shape[1])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def example_losses(
+    logits: Tensor, sources: Tensor, targets: Tensor, examples: Tensor, *, count: int
+) -> Tensor:
     """ℓ of each example: cross-entropy averaged over its own target tokens.
 
     Args:
-        logits: (targets, vocabulary), those of the token before each target token.
+        logits: (places, vocabulary). Packed examples share places.
+        sources: (targets,) the place that predicts each target token.
         targets: (targets,) token ids.
         examples: (targets,) which example each target token belongs to, 0 … count - 1.
         count: number of examples.
 
     Returns:
-        (count,) in float32; 0 for an example without targets.
+        (count,) in at least float32; 0 for an example without targets.
     """
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    losses: Tensor = _TokenLosses.apply(logits, sources, targets)  # type: ignore[no-untyped-call]
     totals = losses.new_zeros(count).index_add(0, examples, losses)
     return totals / torch.bincount(examples, minlength=count).clamp(min=1)
 
@@ -86,10 +126,12 @@ class DifficultyWeights:
 
     Attributes:
         lr: learning rate of log σ, its own: at a model's 5e-6 it would never move.
+        on: 1 for the tasks that are trained, 0 for those left out.
         log_sigma: starts at 0, σ = 1.
     """
 
     lr: float
+    on: tuple[float, float, float] = (1.0, 1.0, 1.0)
     log_sigma: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     _mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     _square: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
@@ -97,7 +139,10 @@ class DifficultyWeights:
 
     def weights(self) -> tuple[float, float, float]:
         """(1/2σ_init², 1/2σ_exp², 1/2σ_agg²)."""
-        first, second, third = (0.5 * math.exp(-2 * value) for value in self.log_sigma)
+        first, second, third = (
+            on * 0.5 * math.exp(-2 * value)
+            for on, value in zip(self.on, self.log_sigma, strict=True)
+        )
         return first, second, third
 
     def update(self, losses: Sequence[float]) -> None:
@@ -136,15 +181,21 @@ TaskWeights = FixedWeights | DifficultyWeights
 
 
 def build_weights(
-    objective: ObjectiveName, *, lambdas: tuple[float, float, float], sigma_lr: float
+    objective: ObjectiveName,
+    *,
+    tasks: Sequence[Task] = TASKS,
+    lambdas: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    sigma_lr: float = 0.02,
 ) -> TaskWeights:
-    """The weights of an objective (see the module's table)."""
+    """The weights of an objective (see the module's table); a task left out has weight 0."""
+    on = [float(task in tasks) for task in TASKS]
     match objective:
         case "vanilla":
-            return FixedWeights((0.0, 0.0, 1.0))
+            return FixedWeights((0.0, 0.0, on[2]))
         case "uniform":
-            return FixedWeights((1 / 3, 1 / 3, 1 / 3))
+            return FixedWeights((on[0] / 3, on[1] / 3, on[2] / 3))
         case "fixed":
-            return FixedWeights((lambdas[0] / 3, lambdas[1] / 3, lambdas[2] / 3))
+            first, second, third = (a * b / 3 for a, b in zip(on, lambdas, strict=True))
+            return FixedWeights((first, second, third))
         case "difficulty":
-            return DifficultyWeights(lr=sigma_lr)
+            return DifficultyWeights(lr=sigma_lr, on=(on[0], on[1], on[2]))

@@ -6,7 +6,6 @@ language model that ``transformers`` can load.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from steper.errors import SteperError
@@ -80,4 +79,4 @@ def read_setting(path: Path) -> Setting:
 
 def write_setting(path: Path, setting: Setting) -> None:
     """Write a setting file atomically."""
-    write_json(path, asdict(setting))
+    write_json(path, setting.record())

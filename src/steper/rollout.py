@@ -32,7 +32,8 @@ def rollout(config: RolloutConfig) -> Path:
     Raises:
         SteperError: on bad input, or where the folder holds another run.
     """
-    setting = Setting(config.strategy, load_template(config.prompt), config.k, config.max_steps)
+    template = load_template(config.prompt).laid_out(config.layout)
+    setting = Setting(config.strategy, template, config.k, config.max_steps)
     questions = read_questions(
         config.questions, split=config.split, limit=config.limit, chains=config.chains
     )

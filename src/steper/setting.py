@@ -7,7 +7,8 @@ so that no one can use another strategy, wording or number of passages by mistak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from steper.prompts import Template
 from steper.strategies import StrategyName
@@ -20,7 +21,7 @@ class Setting:
 
     Attributes:
         strategy: how searching and writing alternate.
-        template: prompt wording.
+        template: prompt wording and layout.
         k: passages retrieved per search; those already seen are dropped from them.
         max_steps: most steps of a run (the paper's S).
     """
@@ -31,3 +32,14 @@ class Setting:
     template: Template
     k: int
     max_steps: int
+
+    def record(self) -> dict[str, Any]:
+        """The setting as JSON-able data, without the layout where it is the default.
+
+        So a run made before there were layouts has the same record as one made the same way now:
+        it can be resumed, and compared in one report.
+        """
+        data = asdict(self)
+        if self.template.layout == "grouped":
+            del data["template"]["layout"]
+        return data

@@ -1,299 +1,473 @@
-"""`steper train`: train a student on step-wise examples with `transformers.Trainer`.
+"""`steper train`: train a student on step-wise examples.
 
-The unit of a batch is a trajectory with all its examples, because Eq. 3 averages over
-trajectories. Writes the student (a plain Hugging Face folder with ``steper.json``) to
-``OUT/student`` and one line per optimizer step to ``OUT/history.jsonl``: the three task losses,
-their weights and σ. The same command resumes from the last checkpoint.
+Examples are audited as tokens and the memory is estimated before a weight is loaded. Writes the
+student (a plain Hugging Face folder, or an adapter, with ``steper.json``) to ``OUT/student`` and
+one line per optimizer step to ``OUT/history.jsonl``: the three task losses, their weights and σ.
+The same command resumes from the last checkpoint. Under ``torchrun`` or ``accelerate launch``
+every process runs this; the first of them alone owns the folder.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
+import os
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from accelerate import PartialState
 from transformers import (
-    Trainer,
-    TrainerCallback,
+    AutoConfig,
+    EarlyStoppingCallback,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     TrainingArguments,
 )
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from steper.batches import (
-    Collator,
-    Packing,
-    Trajectories,
-    encode,
-    forward,
-    packing_error,
-    select,
-    unique_share,
-)
+from steper.audit import encode
+from steper.batches import Encoded, Steps, largest_pass
 from steper.build import EXAMPLES, read_examples
 from steper.config import TrainConfig
 from steper.errors import SteperError
-from steper.lm.local import load_model
-from steper.loss import TaskWeights, build_weights, task_losses
+from steper.lm.local import load_model, load_tokenizer
+from steper.loss import TaskWeights, build_weights
+from steper.memory import available, estimate
 from steper.models import RUN_SETTING, STUDENT_SETTING, model_path, read_setting, write_setting
+from steper.setting import Setting
 from steper.store import Run, write_atomic
+from steper.trainer import StepTrainer, last_checkpoint, read_history
 from steper.types import TASKS
 
 STUDENT = "student"
 HISTORY = "history.jsonl"
+CHECKPOINTS = "checkpoints"
 
-PACKING_TOLERANCE = 1e-3
-"""Most that packing may change a loss (float32 rounding gives about 1e-6)."""
-
-
-class StepTrainer(Trainer):
-    """`transformers.Trainer` with Eq. 3 / Eq. 4 as its loss.
-
-    The Trainer counts the trajectories of the whole optimizer step (all micro-batches and
-    processes) before its first forward pass, so every share is divided by the same n.
-    """
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *, task_weights: TaskWeights, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.task_weights = task_weights
-        self.step_losses = torch.zeros(3)
-        self.tokens = 0
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
-        """Collect the optimizer step's micro-batches and count their trajectories."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(int(batch["trajectories"]) for batch in batches), device=device)
-        self.step_losses = torch.zeros(3, device=device)
-        return batches, self.accelerator.gather(count).sum()
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """This micro-batch's share of Σ_j w_j L_j."""
-        trajectories = int(
-            inputs["trajectories"] if num_items_in_batch is None else num_items_in_batch
-        )
-        outputs, losses = forward(model, inputs)
-        shares = task_losses(losses, inputs["tasks"], trajectories)
-        self.step_losses += shares.detach()
-        self.tokens += int(inputs["tokens"])
-        weights = shares.new_tensor(self.task_weights.weights())
-        # Data-parallel training averages gradients over processes; shares have to be summed.
-        loss = (weights * shares).sum() * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def finish_step(self) -> list[float]:
-        """(L_init, L_exp, L_agg) of the optimizer step just made, over all processes."""
-        losses: list[float] = self.accelerator.reduce(self.step_losses, "sum").tolist()
-        return losses
+WITHOUT_EFFECT = {
+    "data", "out", "device", "dry_run", "report_to", "push_to_hub",
+    "row_tokens", "gradient_checkpointing",
+}  # fmt: skip
+"""Options that may differ when a run is resumed: they change where and how, not what is learned
+(the last two up to rounding)."""
 
 
-class StepRecorder(TrainerCallback):
-    """After each optimizer step: learn σ, write one line of history, move the progress bar.
-
-    The history holds σ's whole state, so resuming needs nothing else: its line of the
-    checkpoint's step is read back, and what came after is dropped.
-    """
-
-    def __init__(self, trainer: StepTrainer, path: Path) -> None:
-        self.trainer, self.path = trainer, path
-        self._begin = 0.0
-        self._bar: tqdm[Any] = tqdm(disable=True)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take up the state of the checkpoint's step, if there is one."""
-        rows = read_history(self.path)[: state.global_step] if self.path.exists() else []
-        if rows:
-            self.trainer.task_weights.load(rows[-1]["state"])
-            self.trainer.tokens = rows[-1]["tokens"]
-        self._begin = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
-        if state.is_world_process_zero:
-            write_atomic(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", desc="train"
-            )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record the step, with the weights it was made with, then update σ."""
-        losses = self.trainer.finish_step()
-        if not all(math.isfinite(loss) for loss in losses):
-            raise SteperError(
-                f"the loss is no longer a number at step {state.global_step}: {losses}.",
-                where=str(self.path.parent),
-                fix="Lower --lr, or train without --bf16. Earlier checkpoints are kept.",
-            )
-        weights = self.trainer.task_weights.weights()
-        self.trainer.task_weights.update(losses)
-        row = {
-            "step": state.global_step,
-            "epoch": round(state.epoch, 4),
-            "tokens": self.trainer.tokens,
-            "seconds": round(time.monotonic() - self._begin, 3),
-            "lr": self.trainer._get_learning_rate(),
-            "losses": losses,
-            "weights": weights,
-            "state": self.trainer.task_weights.state(),
-        }
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(row)}\n")
-            self._bar.update()
-            self._bar.set_postfix(loss=f"{sum(losses):.3f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the progress bar."""
-        self._bar.close()
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's history, a torn last line dropped."""
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     """Run the stage and return its folder.
 
+    Args:
+        config: the options.
+        say: shows the token audit and the memory estimate.
+
     Raises:
-        SteperError: on bad input, a loss that is not a number, or where the folder holds another
-            run.
+        SteperError: on bad input, findings of the token audit, a loss that is not a number, or
+            where the folder holds another run.
     """
-    if config.batch % config.micro_batch:
-        raise SteperError(
-            f"--micro-batch {config.micro_batch} does not divide --batch {config.batch}.",
-            where="steper train",
-            fix="Choose a divisor.",
-        )
+    _check_options(config)
+    # Starts the process group where there are several processes; before any model, because
+    # DeepSpeed shards a model while it is loaded.
+    arguments = _arguments(config)
+    main = arguments.process_index == 0
     examples = read_examples(config.data)
+    stage = None
+    if main and (config.out / "manifest.json").exists():
+        stage = _open(config)
+        if stage.finished:
+            _push(config, stage.path / STUDENT)
+    if _agreed(stage is not None and stage.finished):
+        return config.out
+    setting = read_setting(config.data / RUN_SETTING)
+    weights = build_weights(
+        config.objective, tasks=config.tasks, lambdas=config.lambdas, sigma_lr=config.sigma_lr
+    )
+    tokenizer, shape = load_tokenizer(model_path(config.base)), _shape(config)
+    groups, table = _groups(config, examples, tokenizer, shape, setting, weights)
+    validation = None
+    if config.validation:
+        validation, _ = _groups(
+            config, read_examples(config.validation), tokenizer, shape, setting, weights
+        )
+    if main:
+        say(table)
+        say(_memory(config, groups, shape, arguments))
+    if config.dry_run:
+        return config.out
+    if main and stage is None:
+        stage = _open(config)
+    PartialState().wait_for_everyone()
+    model = _model(config, arguments)
+    trainer = StepTrainer(
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        steps=_steps(config, groups, arguments, tokenizer),
+        validation=dataclasses.replace(
+            _steps(config, validation, arguments, tokenizer), epochs=1.0, seed=None
+        )
+        if validation
+        else None,
+        task_weights=weights,
+        history=config.out / HISTORY,
+        callbacks=[EarlyStoppingCallback(config.patience)] if config.patience else [],
+    )
+    newest = last_checkpoint(config.out / CHECKPOINTS)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    _save_student(trainer, config, setting)
+    if stage:
+        stage.finish(_counts(trainer, config))
+        shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
+        _push(config, stage.path / STUDENT)
+    PartialState().destroy_process_group()
+    return config.out
+
+
+# ---- before anything is loaded ----------------------------------------------------------------
+
+
+def _check_options(config: TrainConfig) -> None:
+    """Refuse combinations that cannot be meant, and what is not installed."""
+
+    def refuse(what: str, fix: str) -> None:
+        raise SteperError(what, where="steper train", fix=fix)
+
+    if not config.tasks:
+        refuse("--tasks names no task.", f"Name at least one of {', '.join(TASKS)}.")
+    if config.objective == "vanilla" and "aggregation" not in config.tasks:
+        refuse(
+            "--objective vanilla trains the final step only, and --tasks leaves it out.",
+            "Choose another --objective, or leave --tasks out.",
+        )
+    if config.patience and not config.validation:
+        refuse("--patience needs something to measure.", "Give --validation.")
+    if config.qlora and not config.lora_rank:
+        refuse("--qlora trains an adapter on a 4-bit base.", "Give --lora-rank, such as 16.")
+    if config.qlora and (config.device == "cpu" or not torch.cuda.is_available()):
+        refuse(
+            "--qlora needs a CUDA device: its 4-bit kernels run nowhere else.",
+            "Use --lora-rank without --qlora here.",
+        )
+    wanted = {"peft": bool(config.lora_rank), "bitsandbytes": config.qlora}
+    wanted |= dict.fromkeys(config.report_to, True)
+    missing = [name for name, needed in wanted.items() if needed and find_spec(name) is None]
+    if missing:
+        refuse(f"{' and '.join(missing)} not installed.", f"pip install {' '.join(missing)}")
+
+
+def _open(config: TrainConfig) -> Run:
     inputs = {"examples": config.data / EXAMPLES, "setting": config.data / RUN_SETTING}
     if Path(base := model_path(config.base)).is_dir():
         inputs["base"] = Path(base)
-    stage = Run.open(
+    if config.validation:
+        inputs["validation"] = config.validation / EXAMPLES
+    return Run.open(
         config.out,
         stage="train",
-        config=config.model_dump(mode="json", exclude={"out", "data", "device"}),
+        config=config.model_dump(mode="json", exclude=WITHOUT_EFFECT),
         inputs=inputs,
     )
-    if stage.finished:
-        return stage.path
-    model, tokenizer = load_model(base, device="cpu", dtype="float32")
-    weights = build_weights(config.objective, lambdas=config.lambdas, sigma_lr=config.sigma_lr)
-    data = encode(examples, tokenizer, max_length=config.max_length)
-    data = select(data, weights.weights())
-    if not len(data):
-        raise SteperError(
-            "no example is left to train on: every one belongs to a task of weight 0.",
-            where=str(config.data),
-            fix="Choose another --objective or other --lambdas.",
-        )
-    packing = _packing(config.packing, model, data, tokenizer.pad_token_id)
-    trainer = StepTrainer(
-        task_weights=weights,
-        model=model,
-        args=_arguments(config, stage.path),
-        train_dataset=data,
-        data_collator=Collator(tokenizer.pad_token_id, packing),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepRecorder(trainer, stage.path / HISTORY))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(stage.path / "checkpoints")))
-    if trainer.is_world_process_zero():
-        _save_student(trainer, config, stage.path / STUDENT)
-        rows = read_history(stage.path / HISTORY)
-        stage.finish(
-            {
-                "trajectories": len(data),
-                "examples": sum(len(group) for group in data.groups),
-                "steps": len(rows),
-                "tokens": rows[-1]["tokens"],
-                "packing": packing,
-                "unique_share": round(unique_share(data), 3) if packing == "trie" else 1.0,
-                "train_seconds": rows[-1]["seconds"],
-                "losses": dict(zip(TASKS, rows[-1]["losses"], strict=True)),
-            }
-        )
-        shutil.rmtree(stage.path / "checkpoints", ignore_errors=True)
-    return stage.path
 
 
-def _packing(wanted: Packing, model: torch.nn.Module, data: Trajectories, pad_id: int) -> Packing:
-    """``trie`` if the model gives a packed row the losses of its separate sequences."""
-    if wanted == "none":
-        return "none"
-    longest = max(data.groups, key=len)
+def _agreed(flag: bool) -> bool:
+    """What the first process knows, on every process."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return flag
+    values = [flag]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _shape(config: TrainConfig) -> PretrainedConfig:
+    """The model's configuration; ``load_tokenizer`` has shown that there is something to load."""
     try:
-        error = packing_error(model, longest, pad_id=pad_id)
-    except (TypeError, ValueError, RuntimeError, IndexError) as reason:
-        tqdm.write(f"Packing is off: this model does not take packed rows ({reason}).")
-        return "none"
-    if error > PACKING_TOLERANCE:
-        tqdm.write(
-            f"Packing is off: with this model a packed row's losses differ by {error:.2g} from "
-            "those of its separate sequences (it does not attend by mask alone)."
+        shape: PretrainedConfig = AutoConfig.from_pretrained(model_path(config.base))
+    except (OSError, ValueError) as error:
+        raise SteperError(
+            f"no model configuration could be loaded: {str(error).splitlines()[0]}",
+            where=config.base,
+            fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
+        ) from None
+    return shape
+
+
+def _groups(
+    config: TrainConfig,
+    examples: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    shape: PretrainedConfig,
+    setting: Setting,
+    weights: TaskWeights,
+) -> tuple[list[list[Encoded]], str]:
+    """The audited trajectories of the tasks that have weight, and the audit's table.
+
+    Raises:
+        SteperError: if the audit stops the run, or something needed is missing.
+    """
+    where = str(config.data)
+    text = shape.get_text_config()
+    limit = min(config.max_length, getattr(text, "max_position_embeddings", None) or math.inf)
+    on = [weight > 0 for weight in weights.weights()]
+    examples = [e for e in examples if on[TASKS.index(e.task)]]
+    groups, audit = encode(examples, tokenizer, template=setting.template, max_length=int(limit))
+    audit.require(config.allow, where=where)
+    absent = [t for t, wanted, n in zip(TASKS, on, audit.examples, strict=True) if wanted and not n]
+    if absent:
+        present = [task for task, n in zip(TASKS, audit.examples, strict=True) if n]
+        raise SteperError(
+            f"there is no {' and no '.join(absent)} example, though --objective "
+            f"{config.objective} gives it weight.",
+            where=where,
+            fix=f"Train what there is with --tasks {' '.join(present)}, or roll out longer runs."
+            if present
+            else "Check what `steper build` kept, and --tasks.",
         )
-        return "none"
-    return "trie"
+    largest = max(max(example.ids) for group in groups for example in group)
+    if largest >= text.vocab_size:
+        raise SteperError(
+            f"the tokenizer gives token {largest}, and the model has {text.vocab_size} of them.",
+            where=config.base,
+            fix="They do not belong together; use the tokenizer that the model came with.",
+        )
+    return groups, audit.table()
 
 
-def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
-    # Newer versions of transformers rename the option, and warn of the old name if it is used.
-    old_name: dict[str, Any] = (
-        {"gradient_checkpointing": True} if config.gradient_checkpointing else {}
+def _memory(
+    config: TrainConfig,
+    groups: list[list[Encoded]],
+    shape: PretrainedConfig,
+    arguments: TrainingArguments,
+) -> str:
+    """What the training will need, and whether it is there."""
+    tokens, targets = largest_pass(
+        groups, batch=config.batch, packing=config.packing, row_tokens=config.row_tokens
     )
+    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate launch
+    sharded = any(os.environ.get(flag) == "true" for flag in flags)
+    needed = estimate(
+        shape,
+        tokens=tokens,
+        targets=targets,
+        lora_rank=config.lora_rank,
+        bf16=config.bf16,
+        qlora=config.qlora,
+        gradient_checkpointing=config.gradient_checkpointing,
+        shards=arguments.world_size if sharded else 1,
+    )
+    device = arguments.device.type
+    free = available(device)
+    line = (
+        f"Memory: about {_shown(needed.total)} of the {_shown(free)} free on {device}, with "
+        f"{tokens:,} tokens in the largest forward pass."
+    )
+    if needed.total > free:
+        line += (
+            " That will probably not fit. What helps: --gradient-checkpointing, a smaller "
+            "--row-tokens, --bf16 --lora-rank 16, or more devices (docs/training.md)."
+        )
+    return f"{line}\n{needed.table()}" if config.dry_run else line
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+# ---- the training -----------------------------------------------------------------------------
+
+
+def _arguments(config: TrainConfig) -> TrainingArguments:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by torchrun, accelerate launch
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # Newer versions of transformers have renamed the option, and warn of the old name.
+    checkpointing = "activation_checkpointing"
+    if checkpointing not in known:
+        checkpointing = "gradient_checkpointing"
+    options: dict[str, Any] = {
+        checkpointing: config.gradient_checkpointing,
+        f"{checkpointing}_kwargs": {"use_reentrant": False},
+    }
+    if config.validation:
+        options |= {
+            "eval_strategy": "steps",
+            "eval_steps": config.save_steps,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+    if "tensorboard" in config.report_to:
+        # Else its files would go with the checkpoints.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
     return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.batch // config.micro_batch,
+        output_dir=str(config.out / CHECKPOINTS),
+        run_name=config.out.name,
+        per_device_train_batch_size=1,  # an item is an optimizer step, see steper.trainer
         learning_rate=config.lr,
-        num_train_epochs=config.epochs,
-        lr_scheduler_type="cosine",
+        num_train_epochs=1,  # Steps holds all epochs
+        lr_scheduler_type=config.schedule
+        if config.schedule != "constant"
+        else "constant_with_warmup",
         warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_strategy="no",
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         seed=config.seed,
         bf16=config.bf16,
-        **old_name,
         use_cpu=config.device == "cpu",
+        ddp_backend="gloo" if config.device == "cpu" and several else None,
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=config.device != "cpu" and torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        **options,
     )
 
 
-def _save_student(trainer: StepTrainer, config: TrainConfig, folder: Path) -> None:
-    """Save model, tokenizer, the setting it was taught in, and a model card."""
+def _steps(
+    config: TrainConfig,
+    groups: list[list[Encoded]],
+    arguments: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Steps:
+    return Steps(
+        groups,
+        batch=config.batch,
+        epochs=config.epochs,
+        seed=config.seed,
+        packing=config.packing,
+        row_tokens=config.row_tokens,
+        pad_id=tokenizer.pad_token_id,
+        rank=arguments.process_index,
+        processes=arguments.world_size,
+    )
+
+
+def _model(config: TrainConfig, arguments: TrainingArguments) -> PreTrainedModel:
+    """The model to train: all of its weights, or an adapter on a frozen one."""
+    narrow = config.lora_rank and config.bf16
+    options: dict[str, Any] = {}
+    if config.qlora:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options["device_map"] = {"": arguments.device.index or 0}
+    # Master weights are float32; bf16 rounds activations. A frozen base needs no more than bf16.
+    model, _ = load_model(
+        model_path(config.base),
+        device="" if config.qlora else "cpu",
+        dtype="bfloat16" if narrow else "float32",
+        **options,
+    )
+    if not config.lora_rank:
+        return model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.qlora:
+        model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+            model, use_gradient_checkpointing=config.gradient_checkpointing
+        )
+    torch.manual_seed(config.seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, adapter)  # type: ignore[return-value]
+
+
+# ---- afterwards -------------------------------------------------------------------------------
+
+
+def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
+    """What the manifest keeps and the command shows."""
+    rows = read_history(config.out / HISTORY)
+    counts: dict[str, Any] = {
+        "trajectories": len(trainer.steps.groups),
+        "examples": sum(len(group) for group in trainer.steps.groups),
+        "steps": len(rows),
+        "tokens": rows[-1]["tokens"],
+        "packing": trainer.steps.packing,
+        "unique_share": round(rows[-1]["forward_tokens"] / rows[-1]["tokens"], 3),
+        "train_seconds": rows[-1]["seconds"],
+        "losses": dict(zip(TASKS, rows[-1]["losses"], strict=True)),
+    }
+    best = trainer.state.best_model_checkpoint
+    if best:
+        counts["best_step"] = int(best.rpartition("-")[2])
+        counts["validation_loss"] = trainer.state.best_metric
+    return counts
+
+
+def _save_student(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> None:
+    """Save model or adapter, tokenizer, the setting it was taught in, and a model card."""
+    folder = config.out / STUDENT
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
+    if trainer.is_world_process_zero():
+        shutil.rmtree(partial, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    trainer.save_model(str(partial))  # every process: a sharded model is gathered
+    PartialState().wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
     (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest says it all
-    setting = read_setting(config.data / RUN_SETTING)
     write_setting(partial / STUDENT_SETTING, setting)
-    write_atomic(
-        partial / "README.md",
-        f"---\nlibrary_name: transformers\ntags: [steper, multi-hop, rag]\n---\n\n"
-        f"# A student trained with steper\n\nBase: `{config.base}`. Objective: "
-        f"`{config.objective}`. Strategy: `{setting.strategy}`, {setting.k} passages a search, at "
-        f"most {setting.max_steps} steps.\n\nAsk it with `steper ask`, which reads `steper.json` "
-        f"for prompt wording and retrieval settings.\n",
-    )
+    write_atomic(partial / "README.md", _card(trainer, config, setting))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _card(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> str:
+    library = "peft" if config.lora_rank else "transformers"
+    base = f"base_model: {config.base}\n" if not Path(model_path(config.base)).exists() else ""
+    lora = f" LoRA adapter of rank {config.lora_rank}." if config.lora_rank else ""
+    losses = read_history(config.out / HISTORY)[-1]["losses"]
+    shown = ", ".join(f"{t} {loss:.3f}" for t, loss in zip(TASKS, losses, strict=True) if loss)
+    return f"""\
+---
+library_name: {library}
+{base}tags: [steper, multi-hop, rag, distillation]
+---
+
+# A student trained with steper
+
+Base: `{config.base}`.{lora} Objective: `{config.objective}` on {", ".join(config.tasks)};
+{len(trainer.steps.groups):,} trajectories, {config.epochs:g} epochs, batch {config.batch},
+learning rate {config.lr:g}. Task losses of the last step: {shown}.
+
+Strategy: `{setting.strategy}`, {setting.k} passages a search, at most {setting.max_steps} steps.
+Ask it with `steper ask`, which reads `steper.json` for prompt wording and retrieval settings.
+"""
+
+
+def _push(config: TrainConfig, student: Path) -> None:
+    """Upload the student, where that was asked for.
+
+    Raises:
+        SteperError: if it fails; the student is complete on disk.
+    """
+    if not config.push_to_hub:
+        return
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        hub.create_repo(config.push_to_hub, exist_ok=True, private=True)
+        hub.upload_folder(repo_id=config.push_to_hub, folder_path=str(student))
+    except Exception as error:  # of network, hub or disk: nothing is lost
+        raise SteperError(
+            f"the upload failed: {str(error).splitlines()[0]}",
+            where=config.push_to_hub,
+            fix=f"The student is safe in {student}. Run the same command again, or "
+            f"`hf upload {config.push_to_hub} {student}`.",
+        ) from None

@@ -15,6 +15,9 @@ from typing import Literal
 Task = Literal["initialization", "expansion", "aggregation"]
 """The three abilities of StepER: s = 1, 1 < s < S, s = S."""
 
+PromptLayout = Literal["grouped", "interleaved"]
+"""The order of passages and reasoning in a prompt; see ``steper.prompts``."""
+
 STRICT: dict[str, str] = {"extra": "forbid"}
 """Makes pydantic refuse unknown fields when it reads one of these records from a file."""
 

@@ -87,7 +87,6 @@ def test_the_road_on_real_questions(
             base=str(model),
             lr=1e-3,
             batch=1,
-            micro_batch=1,
             max_length=16384,
             device="cpu",
         )

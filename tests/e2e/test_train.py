@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from road import Road
+from steper.audit import encode
+from steper.batches import collate, forward
 from steper.build import read_examples
 from steper.config import TrainConfig
 from steper.errors import SteperError
+from steper.lm.local import LocalLM, load_model
+from steper.models import read_setting
 from steper.store import write_records
 from steper.train import train
 
@@ -32,7 +38,6 @@ def config(road: Road, out: Path, **changes: Any) -> TrainConfig:
         "lr": 1e-3,
         "epochs": 1.0,
         "batch": 4,
-        "micro_batch": 4,
         "device": "cpu",
     }
     return TrainConfig(**(settings | changes))
@@ -40,6 +45,11 @@ def config(road: Road, out: Path, **changes: Any) -> TrainConfig:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return content
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -68,15 +78,19 @@ def test_a_student_folder_is_complete(road: Road, tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(len(row["losses"]) == 3 and len(row["weights"]) == 3 for row in rows)
     assert rows[-1]["losses"][2] < rows[0]["losses"][2]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and manifest["counts"]["packing"] == "trie"
+    assert manifest(folder)["status"] == "finished"
+    assert manifest(folder)["counts"]["packing"] == "trie"
+    assert "steper_trie" not in (folder / "student" / "config.json").read_text()
 
 
-def test_packing_and_micro_batches_change_nothing(road: Road, tmp_path: Path) -> None:
+def test_rows_and_packing_change_nothing(road: Road, tmp_path: Path) -> None:
     whole = train(config(road, tmp_path / "whole"))
-    split = train(config(road, tmp_path / "split", micro_batch=2))
-    padded = train(config(road, tmp_path / "padded", packing="none"))
-    for other in (split, padded):
+    others = [
+        train(config(road, tmp_path / f"{packing}-{tokens}", packing=packing, row_tokens=tokens))
+        for packing, tokens in (("trie", 900), ("trie", 1), ("rows", 3000), ("none", 2000))
+    ]
+    for other in others:
+        assert manifest(other)["counts"]["packing"] == other.name.split("-")[0]
         for ours, theirs in zip(history(whole), history(other), strict=True):
             assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
             assert ours["weights"] == pytest.approx(theirs["weights"], rel=1e-4)
@@ -89,7 +103,7 @@ def test_vanilla_learns_from_the_last_step_only(road: Road, tmp_path: Path) -> N
     for row in history(folder):
         assert row["losses"][:2] == [0.0, 0.0] and row["losses"][2] > 0
         assert row["weights"] == [0.0, 0.0, 1.0]
-    counts = json.loads((folder / "manifest.json").read_text())["counts"]
+    counts = manifest(folder)["counts"]
     assert counts["examples"] == counts["trajectories"]
 
 
@@ -135,31 +149,209 @@ def test_killed_and_resumed_equals_uninterrupted(road: Road, tmp_path: Path) -> 
 
 
 def test_too_long_examples_stop_the_run(road: Road, tmp_path: Path) -> None:
-    with pytest.raises(SteperError, match=r"longer than 64 tokens.*Raise --max-length to \d+"):
+    with pytest.raises(SteperError, match=r"fully-masked.*64 tokens.*Raise --max-length to \d+"):
         train(config(road, tmp_path / "run", max_length=64))
-
-
-def test_a_loss_that_is_no_number_stops_the_run(road: Road, tmp_path: Path) -> None:
-    with pytest.raises(SteperError, match="no longer a number"):
-        train(config(road, tmp_path / "run", lr=1e30, epochs=5.0, warmup=0.0))
-    assert not (tmp_path / "run" / "student").exists()
-
-
-def test_batch_must_be_a_multiple(road: Road, tmp_path: Path) -> None:
-    with pytest.raises(SteperError, match="does not divide"):
-        train(config(road, tmp_path / "run", micro_batch=3))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_without_data_is_an_error_for_vanilla(road: Road, tmp_path: Path) -> None:
-    data = tmp_path / "examples"
-    data.mkdir()
+def test_a_finding_is_allowed_by_name(road: Road, tmp_path: Path) -> None:
+    lengths = [len(e.prompt) + len(e.target) for e in read_examples(road.examples)]
+    said: list[str] = []
+    settings = {"max_length": 300, "allow": ("truncated", "fully-masked")}
+    folder = train(config(road, tmp_path / "run", **settings), say=said.append)
+    assert manifest(folder)["counts"]["examples"] < len(lengths)
+    assert "fully-masked" in said[0]
+
+
+def test_a_dry_run_shows_the_audit_and_writes_nothing(road: Road, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(config(road, tmp_path / "run", dry_run=True), say=said.append)
+    assert not (tmp_path / "run").exists()
+    assert "unique tokens" in said[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(road: Road, tmp_path: Path) -> None:
+    """It names the examples, and the checkpoint before stays."""
+    out = tmp_path / "run"
+    settings = {"lr": 1e30, "epochs": 5.0, "warmup": 0.0, "save_steps": 1, "max_grad_norm": 0.0}
+    with pytest.raises(SteperError, match=r"no longer a number at step \d+, with.*#\d") as error:
+        train(config(road, out, **settings))
+    assert not (out / "student").exists()
+    checkpoint = Path(str(error.value).split(": ")[0])
+    assert checkpoint.parent == out / "checkpoints"
+    assert (checkpoint / "model.safetensors").is_file()
+    lines = (out / "history.jsonl").read_text().splitlines()
+    assert len(lines) == int(checkpoint.name.split("-")[1])
+
+
+def some_examples(road: Road, folder: Path, tasks: tuple[str, ...]) -> Path:
+    """A build folder with the examples of these tasks only."""
+    folder.mkdir()
     for name in ("manifest.json", "setting.json"):
-        (data / name).write_bytes((road.examples / name).read_bytes())
-    first_steps = [e for e in read_examples(road.examples) if e.task == "initialization"]
-    write_records(data / "examples.jsonl", first_steps)
-    with pytest.raises(SteperError, match="no example is left"):
-        train(config(road, tmp_path / "run", data=data, objective="vanilla"))
+        (folder / name).write_bytes((road.examples / name).read_bytes())
+    examples = read_examples(road.examples)
+    write_records(folder / "examples.jsonl", [e for e in examples if e.task in tasks])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tasks", "objective", "message"),
+    [
+        (("initialization",), "vanilla", "no aggregation example.*Check what"),
+        (
+            ("initialization", "aggregation"),
+            "difficulty",
+            "no expansion example.*--tasks initialization aggregation",
+        ),
+        ((), "uniform", "no initialization and no expansion and no aggregation example"),
+    ],
+)
+def test_a_task_without_data_is_an_error(
+    road: Road, tmp_path: Path, tasks: tuple[str, ...], objective: str, message: str
+) -> None:
+    data = some_examples(road, tmp_path / "examples", tasks)
+    with pytest.raises(SteperError, match=message):
+        train(config(road, tmp_path / "run", data=data, objective=objective))
+    assert not (tmp_path / "run").exists()
+
+
+def test_some_tasks_only(road: Road, tmp_path: Path) -> None:
+    tasks = ("initialization", "aggregation")
+    folder = train(config(road, tmp_path / "run", tasks=tasks))
+    for row in history(folder):
+        assert row["losses"][1] == row["weights"][1] == 0.0
+        assert row["losses"][0] > 0 < row["losses"][2]
+    counts = manifest(folder)["counts"]
+    assert counts["examples"] == 2 * counts["trajectories"]
+    data = some_examples(road, tmp_path / "examples", tasks)
+    other = train(config(road, tmp_path / "other", data=data, tasks=tasks))
+    assert_same_weights(folder, other, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ()}, "names no task"),
+        ({"tasks": ("expansion",), "objective": "vanilla"}, "final step only"),
+        ({"patience": 2}, "Give --validation"),
+        ({"qlora": True}, "Give --lora-rank"),
+        ({"qlora": True, "lora_rank": 4}, "needs a CUDA device"),
+        ({"report_to": ("mlflow",)}, "mlflow not installed.*pip install mlflow"),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    road: Road, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SteperError, match=message):
+        train(config(road, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_is_too_small(road: Road, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(road.model)
+    base = tmp_path / "base"
+    shutil.copytree(road.model, base)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(base)
+    with pytest.raises(SteperError, match=r"gives token \d+, and the model has 300"):
+        train(config(road, tmp_path / "run", base=str(base)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter(road: Road, tmp_path: Path) -> None:
+    """Only the adapter is saved; the student folder is asked and resumed like any other."""
+    pytest.importorskip("peft")
+    folder = train(config(road, tmp_path / "run", lora_rank=4, lr=1e-2, epochs=4.0))
+    names = {path.name for path in (folder / "student").iterdir()}
+    assert "adapter_model.safetensors" in names and "model.safetensors" not in names
+    rows = history(folder)
+    assert rows[-1]["losses"][2] < rows[0]["losses"][2]
+    assert manifest(folder)["counts"]["packing"] == "trie"
+    student, base = LocalLM(folder / "student"), LocalLM(road.model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        difference = student.model(ids).logits - base.model(ids).logits
+    assert difference.abs().max() > 1e-3
+
+
+def test_checkpointing_and_checkpoints_of_an_adapter(road: Road, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = {"lora_rank": 4, "lr": 1e-2}
+    one = train(config(road, tmp_path / "one", **settings))
+    other = train(config(road, tmp_path / "other", **settings, gradient_checkpointing=True))
+    for ours, theirs in zip(history(one), history(other), strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
+
+
+def test_the_best_model_is_kept_and_patience_ends_the_run(road: Road, tmp_path: Path) -> None:
+    """A learning rate that soon ruins the model: the best checkpoint is an early one."""
+    settings = {
+        "validation": road.examples,
+        "save_steps": 2,
+        "epochs": 12.0,
+        "schedule": "constant",
+    }
+    folder = train(config(road, tmp_path / "run", lr=0.3, patience=3, warmup=0.0, **settings))
+    counts = manifest(folder)["counts"]
+    assert counts["best_step"] + 2 * 3 == counts["steps"] < 60
+    best = train(config(road, tmp_path / "again", lr=0.3, warmup=0.0, **settings))
+    assert manifest(best)["counts"]["validation_loss"] <= counts["validation_loss"]
+    # The student is the best model, not the last: its loss is the one that was measured.
+    measured = loss_alone(road, folder / "student")
+    assert measured == pytest.approx(counts["validation_loss"], rel=1e-5)
+
+
+def loss_alone(road: Road, student: Path) -> float:
+    """Mean over the tasks of L_j, by one forward pass an example."""
+    model, tokenizer = load_model(str(student), device="cpu")
+    setting = read_setting(road.examples / "setting.json")
+    groups, _ = encode(
+        read_examples(road.examples), tokenizer, template=setting.template, max_length=4096
+    )
+    total = 0.0
+    with torch.no_grad():
+        for example in (example for group in groups for example in group):
+            batch = collate([[example]], packing="none", pad_id=0)
+            total += float(forward(model, batch)) / len(groups)
+    return total / 3
+
+
+def test_a_tracker_gets_losses_weights_and_sigma(road: Road, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = train(config(road, tmp_path / "run", report_to=("tensorboard",)))
+    events = accumulator.EventAccumulator(str(folder / "tensorboard")).Reload()
+    for task in ("initialization", "expansion", "aggregation"):
+        for number, name in enumerate(("loss", "weight", "sigma")):
+            assert f"{name}/{task}" in str(events.Tags()["scalars"]), number
+    (tag,) = (t for t in events.Tags()["scalars"] if t.endswith("loss/aggregation"))
+    values = [event.value for event in events.Scalars(tag)]
+    assert values == pytest.approx([row["losses"][2] for row in history(folder)])
+
+
+def test_the_student_is_uploaded_and_a_failure_loses_nothing(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, repo: str, **_: Any) -> None:
+            calls.append(("create", repo))
+            if len(calls) == 1:
+                raise OSError("no route to host")
+
+        def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
+            calls.append((repo_id, sorted(p.name for p in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    settings = config(road, tmp_path / "run", push_to_hub="me/student")
+    with pytest.raises(SteperError, match=r"no route to host.*student is safe.*hf upload"):
+        train(settings)
+    assert manifest(tmp_path / "run")["status"] == "finished"
+    train(settings)
+    assert calls[1:] == [
+        ("create", "me/student"),
+        ("me/student", sorted(p.name for p in (tmp_path / "run" / "student").iterdir())),
+    ]
 
 
 def test_a_base_that_is_no_model_is_named(road: Road, tmp_path: Path) -> None:

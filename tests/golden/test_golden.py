@@ -10,15 +10,15 @@ from steper.driver import run
 from steper.retrieval.bm25 import BM25Index
 from steper.setting import Setting
 from steper.store import to_json
-from steper.templates import SHIPPED, load_template
-from steper.types import Passage
+from steper.templates import LAYOUTS, SHIPPED, load_template
+from steper.types import Passage, PromptLayout
 from steper.world.generator import World
 from steper.world.teacher import WorldTeacher
 
 HERE = Path(__file__).parent
 PASSAGES = [
-    Passage("1", "Jim Halsey", "Jim Halsey managed  the singer\nRoy Clark."),
-    Passage("2", "Roy Clark", "Roy Clark hosted Hee Haw."),
+    [Passage("1", "Jim Halsey", "Jim Halsey managed  the singer\nRoy Clark.")],
+    [Passage("2", "Roy Clark", "Roy Clark hosted Hee Haw.")],
 ]
 
 
@@ -30,11 +30,17 @@ def compare(name: str, found: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_prompt(name: str, request: pytest.FixtureRequest) -> None:
-    prompt = load_template(name).render(
-        "What show did Jim Halsey's client host?", PASSAGES, ["Jim Halsey managed Roy Clark."]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prompt(name: str, layout: PromptLayout, request: pytest.FixtureRequest) -> None:
+    prompt = (
+        load_template(name)
+        .laid_out(layout)
+        .render(
+            "What show did Jim Halsey's client host?", PASSAGES, ["Jim Halsey managed Roy Clark."]
+        )
     )
-    compare(f"prompt-{name}.txt", prompt, request)
+    suffix = "" if layout == "grouped" else f"-{layout}"
+    compare(f"prompt-{name}{suffix}.txt", prompt, request)
 
 
 def test_teacher_trajectories(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -25,11 +25,12 @@ losses_of_a_step = st.lists(st.one_of(st.just(0.0), some_loss), min_size=3, max_
 def test_example_losses_equal_one_cross_entropy_an_example(lengths: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(sum(lengths), 9, generator=generator)
+    sources = torch.arange(sum(lengths))
     targets = torch.randint(0, 9, (sum(lengths),), generator=generator)
     owners = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     shuffled = torch.randperm(len(owners), generator=generator)
     losses = example_losses(
-        logits[shuffled], targets[shuffled], owners[shuffled], count=len(lengths)
+        logits, sources[shuffled], targets[shuffled], owners[shuffled], count=len(lengths)
     )
     for number, length in enumerate(lengths):
         own = owners == number

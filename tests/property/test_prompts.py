@@ -12,17 +12,19 @@ from fakes import ScriptedLM
 from steper.driver import run
 from steper.prompts import (
     ANSWER_CUE,
+    Template,
     answer_sentence,
     first_sentence,
     one_line,
     parse_answer,
 )
 from steper.setting import Setting
-from steper.templates import load_template
+from steper.templates import LAYOUTS, load_template
 from steper.types import Passage, Question
 
 words = st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=20)
-passages = st.lists(st.builds(Passage, id=words, title=words, text=words), min_size=1, max_size=5)
+a_passage = st.builds(Passage, id=words, title=words, text=words)
+passages = st.lists(a_passage, min_size=1, max_size=5)
 
 
 @given(words, passages, st.lists(words, max_size=3), st.sampled_from(["ircot", "world"]))
@@ -30,9 +32,9 @@ def test_a_later_prompt_begins_with_the_earlier_passages(
     question: str, found: list[Passage], reasoning: list[str], name: str
 ) -> None:
     template = load_template(name)
-    later = template.render(question, found, reasoning)
+    later = template.render(question, [found], reasoning)
     for count in range(len(found)):
-        earlier = template.render(question, found[:count], reasoning)
+        earlier = template.render(question, [found[:count]], reasoning)
         shared = earlier.removesuffix(
             "".join(f"{line}\n" for line in ["Reasoning:", *map(one_line, reasoning)])
         )
@@ -44,8 +46,50 @@ def test_asking_for_the_answer_only_adds_the_cue(
     question: str, found: list[Passage], reasoning: list[str]
 ) -> None:
     template = load_template("ircot")
-    plain = template.render(question, found, reasoning)
-    assert template.render(question, found, reasoning, final=True) == plain + ANSWER_CUE
+    plain = template.render(question, [found], reasoning)
+    assert template.render(question, [found], reasoning, final=True) == plain + ANSWER_CUE
+
+
+# A step's new passages, perhaps none, and the sentence that the model writes to them.
+turns = st.lists(st.tuples(st.lists(a_passage, max_size=3), st.text(max_size=20)), min_size=1)
+wordings = st.builds(
+    Template,
+    instruction=words.map(one_line) | st.just(""),
+    passage=st.sampled_from(["{text}", "Passage: {title}\n{text}"]),
+    layout=st.sampled_from(LAYOUTS),
+)
+
+
+@given(wordings, words, turns, st.booleans())
+def test_an_interleaved_prompt_begins_with_the_one_before_and_what_was_written(
+    wording: Template, question: str, turns: list[tuple[list[Passage], str]], final: bool
+) -> None:
+    template = wording.laid_out("interleaved")
+    found, reasoning = map(list, zip(*turns, strict=True))
+    prompts = [
+        template.render(question, found[:step], reasoning[: step - 1])
+        for step in range(1, len(turns) + 1)
+    ]
+    for prompt, sentence, following in zip(prompts, reasoning, prompts[1:], strict=False):
+        assert following.startswith(f"{prompt}{one_line(sentence)}\n")
+    last = template.render(question, found, reasoning[:-1], final=final)
+    assert last == prompts[-1] + (ANSWER_CUE if final else "")
+
+
+@given(wordings, wordings, words, turns, st.booleans())
+def test_a_wording_matches_every_prompt_of_its_own_and_none_of_another_instruction(
+    wording: Template,
+    other: Template,
+    question: str,
+    turns: list[tuple[list[Passage], str]],
+    final: bool,
+) -> None:
+    found, reasoning = map(list, zip(*turns, strict=True))
+    prompt = wording.render(question, found, reasoning[:-1], final=final)
+    assert wording.matches(prompt)
+    if other.instruction != wording.instruction:
+        assert not other.matches(prompt)
+    assert not wording.matches(f"{prompt}half a sentence")
 
 
 @given(words.map(one_line).filter(lambda answer: answer and ANSWER_CUE not in answer))
@@ -86,7 +130,7 @@ def test_a_runs_prompts_extend_each_other_up_to_the_last_passage(
     question = Question("q", "Who?", "A")
     (result,) = run([question], setting=setting, retriever=Drawn(results), lm=lm)
     for request, following in pairwise(lm.requests):
-        until_last_passage = template.render("Who?", request.passages, []).removesuffix(
+        until_last_passage = template.render("Who?", [request.passages], []).removesuffix(
             "Reasoning:\n"
         )
         assert request.prompt.startswith(until_last_passage)

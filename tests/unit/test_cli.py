@@ -22,6 +22,7 @@ CONFIGS: dict[str, type[config.Config]] = {
     "report": config.ReportConfig,
     "ask": config.AskConfig,
     "recall": config.RecallConfig,
+    "export": config.ExportConfig,
     "demo": config.DemoConfig,
 }
 ROLLOUT = ["--index", "i", "--questions", "q", "--out", "o"]
@@ -127,8 +128,8 @@ def test_wrong_options_are_named(
         (
             TrainConfig,
             "train",
-            ["--data", "d", "--out", "o", "--base", "b", "--micro-batch", "-1"],
-            "train --micro-batch: .*got -1",
+            ["--data", "d", "--out", "o", "--base", "b", "--row-tokens", "-1"],
+            "train --row-tokens: .*got -1",
         ),
     ],
 )
@@ -146,7 +147,7 @@ def test_values_out_of_range_are_named(
 def test_the_command_line_wins_over_the_file(tmp_path: Path, joined: bool) -> None:
     path = toml(
         tmp_path,
-        'data = "d"\nout = "file"\nbase = "b"\nmicro_batch = 2\nseed = -3\nlr = 1e-3\n'
+        'data = "d"\nout = "file"\nbase = "b"\nrow_tokens = 2\nseed = -3\nlr = 1e-3\n'
         "bf16 = true\ngradient_checkpointing = true\nlambdas = [1.5, 1, 0.5]\n",
     )
     named = [f"--config={path}"] if joined else ["--config", path]
@@ -155,7 +156,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, joined: bool) -> No
         data=Path("d"),
         out=Path("line"),
         base="b",
-        micro_batch=2,
+        row_tokens=2,
         seed=4,
         lr=1e-3,
         bf16=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -33,6 +34,22 @@ def test_passages_are_appended_in_retrieval_order_each_once() -> None:
     for request, following in zip(lm.requests, lm.requests[1:], strict=False):
         shared = request.prompt.split("\nReasoning:")[0]
         assert following.prompt.startswith(shared)
+
+
+@pytest.mark.parametrize("strategy", ["ircot", "single-step"])
+def test_interleaved_prompts_are_one_text(strategy: str) -> None:
+    """Whether a search brings something new, brings nothing, or is not made at all."""
+    lm = ScriptedLM(["common c", "", "common a", " x."])
+    chosen = setting(strategy=strategy, template=TEMPLATE.laid_out("interleaved"))
+    (result,) = run([QUESTION], setting=chosen, retriever=ListRetriever([A, B, C]), lm=lm)
+    new = {"ircot": [2, 1, 0, 0], "single-step": [2, 0, 0, 0]}[strategy]
+    assert [len(step.passages) for step in result.steps] == new
+    for number, (request, following) in enumerate(pairwise(lm.requests), start=1):
+        written = f"{request.prompt}{result.steps[number - 1].reasoning}\n"
+        shown = "".join(f"Passage: {p.title}. {p.text}\n" for p in result.steps[number].passages)
+        cue = ANSWER_CUE if following.final else ""
+        assert following.prompt == f"{written}{shown}Reasoning:\n{cue}"
+    assert lm.requests[-1].final
 
 
 def test_an_empty_sentence_searches_with_the_question_again() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
-from steper.examples import Targets, step_examples, task_of
+from steper.errors import SteperError
+from steper.examples import Targets, step_examples, targets_of, task_of
 from steper.templates import load_template
 from steper.types import Passage, Question, Step, Trajectory
 
 TEMPLATE = load_template("world")
+INTERLEAVED = TEMPLATE.laid_out("interleaved")
 QUESTION = Question("q", "Who?", "A")
 
 
@@ -66,7 +70,30 @@ def test_a_prompt_is_the_one_the_model_sees_at_inference(targets: Targets) -> No
     """Incremental prompts are the driver's own; cumulative ones are these without reasoning."""
     run = trajectory(4)
     for number, example in enumerate(step_examples(run, TEMPLATE, targets=targets), start=1):
-        seen = [passage for step in run.steps[:number] for passage in step.passages]
+        seen = [step.passages for step in run.steps[:number]]
         said = [step.reasoning for step in run.steps[: number - 1]]
         written = said if targets == "incremental" else []
         assert example.prompt == TEMPLATE.render("Who?", seen, written)
+
+
+@pytest.mark.parametrize("targets", [None, "incremental"])
+def test_interleaved_examples_are_one_text(targets: Targets | None) -> None:
+    examples = step_examples(trajectory(3), INTERLEAVED, targets=targets)
+    assert [example.target for example in examples] == ["r1.\n", "r2.\n", "r3.\n"]
+    for example, following in pairwise(examples):
+        written = example.prompt + example.target
+        assert following.prompt.startswith(written)
+        assert following.prompt.removeprefix(written) == (
+            f"Passage: T{following.step}. text\nReasoning:\n"
+        )
+
+
+def test_interleaved_prompts_have_no_cumulative_targets() -> None:
+    with pytest.raises(SteperError, match=r"--targets cumulative.*interleaved.*--layout grouped"):
+        step_examples(trajectory(3), INTERLEAVED, targets="cumulative")
+
+
+def test_the_targets_of_a_layout() -> None:
+    assert targets_of("grouped") == "cumulative"
+    assert targets_of("grouped", "incremental") == "incremental"
+    assert targets_of("interleaved") == targets_of("interleaved", "incremental") == "incremental"

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from fakes import ListRetriever, ScriptedLM
 from models import save_tiny_model, tiny_tokenizer
-from steper.batches import Collator, Encoded, Packing, encode, forward
+from steper.attention import TRIE
+from steper.audit import encode
+from steper.batches import Encoded, Packing, collate, forward, use_attention
 from steper.driver import run
 from steper.evaluate import score_trajectory
 from steper.examples import Targets, step_examples
@@ -74,7 +76,7 @@ def test_examples(trajectory: Trajectory) -> None:
         f"{R1}\n{R2}\n{R3}\n{ANSWER}\n",
     ]
     for number, example in enumerate(examples, start=1):
-        seen = [p for step in trajectory.steps[:number] for p in step.passages]
+        seen = [step.passages for step in trajectory.steps[:number]]
         assert example.prompt == template.render(QUESTION.question, seen, [])
     incremental = step_examples(trajectory, template, targets="incremental")
     assert [e.target for e in incremental] == [f"{s}\n" for s in (R1, R2, R3, ANSWER)]
@@ -82,27 +84,44 @@ def test_examples(trajectory: Trajectory) -> None:
         assert cumulative.prompt + cumulative.target == single.prompt + single.target
 
 
+def test_interleaved_examples(trajectory: Trajectory) -> None:
+    template = load_template("ircot").laid_out("interleaved")
+    examples = step_examples(trajectory, template)
+    assert [e.task for e in examples] == [TASKS[0], TASKS[1], TASKS[1], TASKS[2]]
+    assert [e.target for e in examples] == [f"{s}\n" for s in (R1, R2, R3, ANSWER)]
+    halsey, clark, show = (f"Passage: {p.title}\n{p.text}\n" for p in CORPUS[:3])
+    assert examples[-1].prompt == (
+        f"{template.instruction}\nQuestion: {QUESTION.question}\n"
+        f"{halsey}{show}Reasoning:\n{R1}\n"
+        f"{clark}Reasoning:\n{R2}\n"
+        f"Reasoning:\n{R3}\n"
+        f"Reasoning:\n"
+    )
+    # The whole trajectory is the last example; every other one is a beginning of it.
+    whole = examples[-1].prompt + examples[-1].target
+    assert all(whole.startswith(example.prompt + example.target) for example in examples)
+
+
 @pytest.mark.parametrize("packing", ["trie", "none"])
 def test_labels(trajectory: Trajectory, packing: Packing) -> None:
     examples = step_examples(trajectory, load_template("ircot"))
     tokenizer = tiny_tokenizer([e.prompt + e.target for e in examples])
-    data = encode(examples, tokenizer, max_length=4096)
-    batch = Collator(tokenizer.pad_token_id, packing)([data[0]])
-    assert batch["tasks"].tolist() == [0, 1, 1, 2]
-    assert int(batch["trajectories"]) == 1
-    assert batch["input_ids"].shape[0] == (1 if packing == "trie" else 4)
+    (group,) = encoded_groups(examples, tokenizer)
+    batch = collate([group], packing=packing, pad_id=tokenizer.pad_token_id)
+    assert batch.tasks.tolist() == [0, 1, 1, 2]
+    assert batch.names == tuple(example.id for example in examples)
+    assert batch.ids.shape[0] == (1 if packing == "trie" else 4)
     for number, example in enumerate(examples):
-        of_example = batch["examples"] == number
-        labels = batch["targets"][of_example]
+        of_example = batch.examples == number
+        labels = batch.targets[of_example]
         # A newline ends a step; only the whole run ends with the end-of-sequence token.
         end = tokenizer.eos_token if example.task == "aggregation" else ""
         assert tokenizer.decode(labels) == example.target + end
         # The first label is predicted from the last token of the prompt.
-        rows, columns = batch["rows"][of_example], batch["columns"][of_example]
-        before = batch["input_ids"][rows[0], columns[0]]
-        assert before == tokenizer(example.prompt)["input_ids"][-1]
+        places = batch.ids[:, batch.columns].flatten()[batch.sources[of_example]]
+        assert places[0] == tokenizer(example.prompt)["input_ids"][-1]
         # Every later label is predicted from the label before it.
-        assert torch.equal(batch["input_ids"][rows[1:], columns[1:]], labels[:-1])
+        assert torch.equal(places[1:], labels[:-1])
 
 
 def test_the_answer_is_asked_for_at_the_last_allowed_step() -> None:
@@ -143,8 +162,8 @@ def test_no_token_of_a_prompt_is_a_label(
     """The label mask a user of IGNORE = -100 would write, rebuilt from the batch."""
     examples = step_examples(trajectory, load_template("ircot"), targets=targets)
     tokenizer = tiny_tokenizer([e.prompt + e.target for e in examples])
-    (group,) = encode(examples, tokenizer, max_length=4096).groups
-    batch = Collator(tokenizer.pad_token_id, packing)([group])
+    (group,) = encoded_groups(examples, tokenizer)
+    batch = collate([group], packing=packing, pad_id=tokenizer.pad_token_id)
     for number, (example, encoded) in enumerate(zip(examples, group, strict=True)):
         assert tokenizer.decode(encoded.ids[: encoded.prompt]) == example.prompt
         labels = ignoring_labels(encoded)
@@ -152,12 +171,12 @@ def test_no_token_of_a_prompt_is_a_label(
         end = tokenizer.eos_token if example.task == "aggregation" else ""
         assert tokenizer.decode(labels[encoded.prompt :]) == example.target + end
         kept = [label for label in labels if label != IGNORE]
-        assert batch["targets"][batch["examples"] == number].tolist() == kept
+        assert batch.targets[batch.examples == number].tolist() == kept
     # Each predicting place once an example; in a padded batch it lies in the example's own row.
-    places = set(zip(*(batch[n].tolist() for n in ("examples", "rows", "columns")), strict=True))
-    assert len(places) == len(batch["targets"]) == sum(len(e.ids) - e.prompt for e in group)
+    places = set(zip(batch.examples.tolist(), batch.sources.tolist(), strict=True))
+    assert len(places) == len(batch.targets) == sum(len(e.ids) - e.prompt for e in group)
     if packing == "none":
-        assert torch.equal(batch["rows"], batch["examples"])
+        assert torch.equal(batch.sources // len(batch.columns), batch.examples)
 
 
 def test_passages_are_never_labels(trajectory: Trajectory) -> None:
@@ -172,7 +191,15 @@ IGNORE = -100
 
 
 def ignoring_labels(encoded: Encoded) -> list[int]:
-    return [IGNORE] * encoded.prompt + encoded.ids[encoded.prompt :]
+    return [IGNORE] * encoded.prompt + list(encoded.ids[encoded.prompt :])
+
+
+def encoded_groups(
+    examples: list[StepExample], tokenizer: PreTrainedTokenizerBase
+) -> list[list[Encoded]]:
+    groups, audit = encode(examples, tokenizer, template=load_template("ircot"), max_length=4096)
+    assert not audit.findings
+    return groups
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +219,13 @@ def student(
     folder = tmp_path_factory.mktemp("model")
     save_tiny_model(folder, [e.prompt + e.target for e in examples])
     model = LlamaForCausalLM.from_pretrained(folder).eval()
-    data = encode(examples, AutoTokenizer.from_pretrained(folder), max_length=4096)
-    return model, examples, data.groups
+    return model, examples, encoded_groups(examples, AutoTokenizer.from_pretrained(folder))
 
 
 @torch.no_grad()
 def naive_loss(model: LlamaForCausalLM, encoded: Encoded) -> float:
-    logits = model(input_ids=torch.tensor([encoded.ids])).logits[0, :-1]
+    use_attention(model, "sdpa")
+    logits = model(input_ids=torch.tensor([list(encoded.ids)])).logits[0, :-1]
     labels = torch.tensor(ignoring_labels(encoded)[1:])
     return F.cross_entropy(logits, labels, ignore_index=IGNORE).item()
 
@@ -216,14 +243,12 @@ def test_eq_3_divides_by_the_trajectories_of_the_whole_step(
     model, examples, groups = student
     assert [len(group) for group in groups] == [4, 1, 2]
     assert [TASKS[e.task] for group in groups for e in group] == [e.task for e in examples]
-    collator = Collator(0, packing)
+    use_attention(model, TRIE if packing == "trie" else "sdpa")
     total: Tensor = torch.zeros(3)
     with torch.no_grad():
         for part in micro_batches:
-            batch = collator([groups[index] for index in part])
-            assert int(batch["trajectories"]) == len(part)
-            _, losses = forward(model, batch)
-            total += task_losses(losses, batch["tasks"], 3)
+            batch = collate([groups[index] for index in part], packing=packing, pad_id=0)
+            total += task_losses(forward(model, batch), batch.tasks, 3)
     expected = [0.0, 0.0, 0.0]
     for encoded in (encoded for group in groups for encoded in group):
         expected[encoded.task] += naive_loss(model, encoded) / 3

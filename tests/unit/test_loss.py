@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import steper.loss
 from steper.loss import (
     DifficultyWeights,
     FixedWeights,
@@ -21,11 +22,49 @@ def test_an_examples_loss_is_the_mean_over_its_own_targets() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(7, 11), torch.randint(0, 11, (7,))
     examples = torch.tensor([0, 0, 2, 2, 2, 2, 0])
-    losses = example_losses(logits, targets, examples, count=3)
+    losses = example_losses(logits, torch.arange(7), targets, examples, count=3)
     for number in (0, 2):
         own = examples == number
         torch.testing.assert_close(losses[number], F.cross_entropy(logits[own], targets[own]))
     assert losses[1] == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 25, 1 << 24])
+def test_gradients_of_shared_places_in_chunks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Places predict several targets, one, or none, and are worked on some at a time."""
+    monkeypatch.setattr(steper.loss, "CHUNK", chunk)
+    torch.manual_seed(3)
+    logits = torch.randn(6, 11, dtype=torch.float64, requires_grad=True)
+    sources, targets = torch.tensor([0, 0, 1, 3, 3, 5]), torch.tensor([4, 9, 4, 1, 1, 10])
+    examples = torch.tensor([0, 1, 1, 0, 1, 1])
+
+    def ours(logits: torch.Tensor) -> torch.Tensor:
+        return example_losses(logits, sources, targets, examples, count=2)
+
+    plain = F.cross_entropy(logits[sources], targets, reduction="none")
+    expected = torch.stack([plain[examples == number].mean() for number in (0, 1)])
+    torch.testing.assert_close(ours(logits), expected)
+    assert torch.autograd.gradcheck(ours, logits)
+
+
+def test_logits_of_half_precision_lose_nothing_more() -> None:
+    torch.manual_seed(4)
+    narrow = torch.randn(5, 50).bfloat16().requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    places, targets = torch.arange(5), torch.randint(0, 50, (5,))
+    for logits in (narrow, wide):
+        example_losses(logits, places, targets, torch.zeros(5).long(), count=1).sum().backward()
+    assert narrow.grad is not None and wide.grad is not None
+    torch.testing.assert_close(narrow.grad, wide.grad.bfloat16())
+
+
+def test_no_targets_have_no_loss_but_a_gradient() -> None:
+    """A process without work still takes part in the backward pass."""
+    none = torch.zeros(0, dtype=torch.long)
+    logits = torch.zeros(0, 11, requires_grad=True)
+    losses = example_losses(logits, none, none, none, count=0)
+    task_losses(losses, none, 8).sum().backward()
+    assert logits.grad is not None
 
 
 def test_task_losses_sum_examples_and_average_over_trajectories() -> None:
@@ -88,6 +127,10 @@ def test_state_is_taken_up_exactly() -> None:
 def test_the_objectives_weights() -> None:
     third = pytest.approx((1 / 3, 1 / 3, 1 / 3))
     settings = {"lambdas": (1.5, 1.0, 0.5), "sigma_lr": 0.1}
+    some = {**settings, "tasks": ("initialization", "aggregation")}
+    assert build_weights("uniform", **some).weights() == pytest.approx((1 / 3, 0.0, 1 / 3))  # type: ignore[arg-type]
+    assert build_weights("fixed", **some).weights() == pytest.approx((0.5, 0.0, 0.5 / 3))  # type: ignore[arg-type]
+    assert build_weights("difficulty", **some).weights() == (0.5, 0.0, 0.5)  # type: ignore[arg-type]
     assert build_weights("vanilla", **settings).weights() == (0.0, 0.0, 1.0)  # type: ignore[arg-type]
     assert build_weights("uniform", **settings).weights() == third  # type: ignore[arg-type]
     assert build_weights("fixed", **settings).weights() == pytest.approx((0.5, 1 / 3, 0.5 / 3))  # type: ignore[arg-type]

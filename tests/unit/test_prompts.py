@@ -7,15 +7,38 @@ import pytest
 from steper.prompts import ANSWER_CUE, Template, answer_sentence, first_sentence, parse_answer
 from steper.types import Passage
 
-PASSAGES = [Passage("1", "Roy Clark", "A musician."), Passage("2", "Hee Haw", "A show.")]
+CLARK, SHOW = Passage("1", "Roy Clark", "A musician."), Passage("2", "Hee Haw", "A show.")
 TEMPLATE = Template(instruction="Be brief.", passage="[{title}] {text}")
+INTERLEAVED = TEMPLATE.laid_out("interleaved")
 
 
-def test_the_layout_is_question_then_passages_then_reasoning() -> None:
-    assert TEMPLATE.render("Who?", PASSAGES, ["One.", "Two."]) == (
+def test_grouped_is_question_then_passages_then_reasoning() -> None:
+    assert TEMPLATE.render("Who?", [[CLARK], [], [SHOW]], ["One.", "Two."]) == (
         "Be brief.\nQuestion: Who?\n[Roy Clark] A musician.\n[Hee Haw] A show.\n"
         "Reasoning:\nOne.\nTwo.\n"
     )
+
+
+def test_interleaved_is_a_turn_a_step() -> None:
+    assert INTERLEAVED.render("Who?", [[CLARK], [SHOW], []], ["One.", "Two."]) == (
+        "Be brief.\nQuestion: Who?\n[Roy Clark] A musician.\nReasoning:\nOne.\n"
+        "[Hee Haw] A show.\nReasoning:\nTwo.\nReasoning:\n"
+    )
+
+
+def test_at_the_first_step_the_layouts_are_one() -> None:
+    assert INTERLEAVED.render("Who?", [[CLARK]], []) == TEMPLATE.render("Who?", [[CLARK]], [])
+
+
+@pytest.mark.parametrize("reasoning", [[], ["One.", "Two."]])
+def test_an_interleaved_turn_before_the_last_needs_its_sentence(reasoning: list[str]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        INTERLEAVED.render("Who?", [[CLARK], [SHOW]], reasoning)
+
+
+def test_a_layout_of_none_changes_nothing() -> None:
+    assert INTERLEAVED.laid_out(None) == INTERLEAVED
+    assert INTERLEAVED.laid_out("grouped") == TEMPLATE
 
 
 def test_without_instruction_the_question_comes_first() -> None:
@@ -23,18 +46,21 @@ def test_without_instruction_the_question_comes_first() -> None:
 
 
 def test_passages_keep_the_order_they_are_given_in() -> None:
-    prompt = TEMPLATE.render("Who?", PASSAGES[::-1], [])
+    prompt = TEMPLATE.render("Who?", [[SHOW, CLARK]], [])
     assert prompt.index("Hee Haw") < prompt.index("Roy Clark")
 
 
 def test_the_last_step_is_asked_with_the_answer_cue() -> None:
-    assert TEMPLATE.render("Who?", [], ["One."], final=True).endswith(f"One.\n{ANSWER_CUE}")
+    steps: list[list[Passage]] = [[], []]
+    assert TEMPLATE.render("Who?", steps, ["One."], final=True).endswith(f"One.\n{ANSWER_CUE}")
+    prompt = INTERLEAVED.render("Who?", steps, ["One."], final=True)
+    assert prompt.endswith(f"One.\nReasoning:\n{ANSWER_CUE}")
 
 
 @pytest.mark.parametrize("space", ["\n", "\r\n", "\u2028", "\x85", " \t "])
 def test_only_the_layout_breaks_lines(space: str) -> None:
     odd = [Passage("1", f"Roy{space}Clark", f"A{space}musician.")]
-    prompt = TEMPLATE.render(f"Who{space}is it?", odd, [f"One{space}two."])
+    prompt = TEMPLATE.render(f"Who{space}is it?", [odd], [f"One{space}two."])
     assert prompt.splitlines() == [
         "Be brief.",
         "Question: Who is it?",
@@ -45,7 +71,34 @@ def test_only_the_layout_breaks_lines(space: str) -> None:
 
 
 def test_braces_in_a_passage_are_text() -> None:
-    assert "[{x}] {title} {0}" in TEMPLATE.render("Who?", [Passage("1", "{x}", "{title} {0}")], [])
+    odd = Passage("1", "{x}", "{title} {0}")
+    assert "[{x}] {title} {0}" in TEMPLATE.render("Who?", [[odd]], [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "grouped", "interleaved"),
+    [
+        ("Be brief.\nQuestion: Who?\nReasoning:\n", True, True),
+        (f"Be brief.\nQuestion: Who?\nReasoning:\n{ANSWER_CUE}", True, True),
+        ("Be brief.\nQuestion: Who?\nReasoning:\nOne.\n", True, False),
+        (f"Be brief.\nQuestion: Who?\nReasoning:\nOne.\n{ANSWER_CUE}", True, False),
+        ("Be long.\nQuestion: Who?\nReasoning:\n", False, False),
+        ("Question: Who?\nReasoning:\n", False, False),
+        ("Be brief.\nWho?\nReasoning:\n", False, False),
+        ("Be brief.\nQuestion: Who?\n", False, False),
+        ("Be brief.\nQuestion: Who?\nReasoning:", False, False),
+        ("Be brief.\nQuestion: Who?\nReasoning:\nOne.", False, False),
+        (f"Be brief.\nQuestion: Who?\nReasoning:\nOne. {ANSWER_CUE}", False, False),
+        ("", False, False),
+    ],
+)
+def test_matches(prompt: str, grouped: bool, interleaved: bool) -> None:
+    assert TEMPLATE.matches(prompt) == grouped
+    assert INTERLEAVED.matches(prompt) == interleaved
+
+
+def test_a_wording_without_instruction_matches_no_prompt_with_one() -> None:
+    assert not Template("", "{text}").matches(TEMPLATE.render("Who?", [[]], []))
 
 
 @pytest.mark.parametrize(

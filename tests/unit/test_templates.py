@@ -24,6 +24,23 @@ def test_a_users_own(tmp_path: Path) -> None:
     assert prompt == "Be brief.\nQuestion: Who?\nReasoning:\n"
 
 
+def test_a_wording_may_name_its_layout(tmp_path: Path) -> None:
+    plain, named = tmp_path / "plain.toml", tmp_path / "named.toml"
+    plain.write_text(GOOD)
+    named.write_text(GOOD + 'layout = "interleaved"\n')
+    assert load_template(str(plain)).layout == "grouped"
+    assert load_template(str(named)) == load_template(str(plain)).laid_out("interleaved")
+
+
+@pytest.mark.parametrize("value", ['"woven"', "3", "[]", '""'])
+def test_a_layout_there_is_not_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{GOOD}layout = {value}\n")
+    with pytest.raises(SteperError, match=r"layout: is .*'grouped', 'interleaved'") as caught:
+        load_template(str(path))
+    assert caught.value.where == str(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

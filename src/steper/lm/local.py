@@ -24,33 +24,54 @@ from steper.errors import SteperError
 from steper.protocols import Request
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder or hub id; it can pad afterwards.
+
+    Raises:
+        SteperError: if there is none, with what ``transformers`` said.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_model(
-    name: str, *, device: str = "auto", dtype: str = "auto"
+    name: str, *, device: str = "auto", dtype: str = "auto", **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer from a folder or a hub id.
+    """Load a causal language model (or an adapter with its base) and its tokenizer.
 
     Args:
         name: folder or hub id.
-        device: a torch device; ``auto`` takes a GPU where there is one.
+        device: a torch device; ``auto`` takes a GPU where there is one, empty leaves it where
+            ``transformers`` puts it.
         dtype: of the weights; ``auto`` keeps that of the checkpoint.
+        options: more of ``from_pretrained``.
 
     Raises:
         SteperError: if it cannot be loaded, with what ``transformers`` said.
     """
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
-        raise SteperError(
-            f"no causal language model could be loaded: {str(error).splitlines()[0]}",
-            where=name,
-            fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
-        ) from None
+        raise _unloadable(name, error) from None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)), tokenizer
+    if device:
+        cast(torch.nn.Module, model).to(device)
+    return cast(PreTrainedModel, model), tokenizer
+
+
+def _unloadable(name: str, error: Exception) -> SteperError:
+    return SteperError(
+        f"no causal language model could be loaded: {str(error).splitlines()[0]}",
+        where=name,
+        fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
+    )
 
 
 class _LineEnd(StoppingCriteria):

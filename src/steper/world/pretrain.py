@@ -206,7 +206,7 @@ def fact_list(world: World, rng: random.Random, stage: Stage) -> list[Span]:
     else:
         title = rng.choice(list(world.passages))
         passages = pick_passages(world, rng, [title], stage.passages)
-    prompt = TEMPLATE.render("", passages, []).removeprefix("Question: \n")
+    prompt = TEMPLATE.render("", [passages], []).removeprefix("Question: \n")
     facts = [fact for passage in passages for fact in read(passage.text)]
     rng.shuffle(facts)
     spans: list[Span] = [(prompt, PASSAGE_LOSS)]
@@ -234,7 +234,7 @@ def question_and_chain(world: World, rng: random.Random, stage: Stage) -> list[S
     passages = pick_passages(world, rng, titles, max(stage.passages, len(titles)))
     passages = [p for p in passages if answer != "unknown" or p.title != missing]
     lines = [*lines, answer_sentence(answer)]
-    prompt = TEMPLATE.render(question.question, passages, [])
+    prompt = TEMPLATE.render(question.question, [passages], [])
     return [(prompt, PASSAGE_LOSS), ("".join(f"{line}\n" for line in lines), 1.0)]
 
 
