@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 
 from road import Road
+from steper.audit import encode
 from steper.build import read_examples
 from steper.cli import run
+from steper.config import TrainConfig
 from steper.errors import SteperError
+from steper.lm.local import load_tokenizer
 from steper.models import read_setting
+from steper.packing import pack
 from steper.rollout import read_trajectories
+from steper.train import train
 
 WORLD = ("--prompt", "world", "--k", 2, "--max-steps", 6)
 
@@ -36,6 +41,22 @@ def interleaved(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     steper("build", "--rollout", folder / "rollout", "--out", folder / "examples")
     return folder
+
+
+def test_every_trajectory_becomes_one_causal_path_of_tokens(road: Road, interleaved: Path) -> None:
+    """Nothing branches off: the whole trajectory trains for the tokens of its last step."""
+    folder = interleaved / "examples"
+    template = read_setting(folder / "setting.json").template
+    tokenizer = load_tokenizer(str(road.model))
+    groups, audit = encode(read_examples(folder), tokenizer, template=template, max_length=4096)
+    assert not audit.findings
+    for tree in pack([[example.ids for example in group] for group in groups]).trees:
+        assert tree.trunk == tree.end
+    config = TrainConfig(
+        data=folder, out=interleaved / "run", base=str(road.model), epochs=1.0, device="cpu"
+    )
+    counts = json.loads((train(config) / "manifest.json").read_text())["counts"]
+    assert counts["unique_share"] == pytest.approx(audit.unique / audit.tokens, abs=1e-3)
 
 
 def test_every_trajectory_becomes_one_text(interleaved: Path) -> None:

@@ -124,8 +124,17 @@ def test_difficulty_learns_sigma_and_it_starts_at_one(road: Road, tmp_path: Path
         assert following["weights"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_killed_and_resumed_equals_uninterrupted(road: Road, tmp_path: Path) -> None:
-    settings = {"epochs": 6.0, "save_steps": 3}
+VALIDATED = {"epochs": 12.0, "save_steps": 3, "patience": 3, "lr": 3.0, "schedule": "constant"}
+
+
+@pytest.mark.parametrize("validated", [False, True], ids=["", "validated"])
+def test_killed_and_resumed_equals_uninterrupted(
+    road: Road, tmp_path: Path, validated: bool
+) -> None:
+    """σ, Adam's state, the best model and how often it was not beaten survive a kill."""
+    settings: dict[str, Any] = {"epochs": 6.0, "save_steps": 3}
+    if validated:
+        settings = {**VALIDATED, "validation": road.examples}
     clean = train(config(road, tmp_path / "clean", **settings))
     out = tmp_path / "killed"
     code = (
@@ -135,13 +144,18 @@ def test_killed_and_resumed_equals_uninterrupted(road: Road, tmp_path: Path) -> 
     arguments = [sys.executable, "-c", code, config(road, out, **settings).model_dump_json()]
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=os.environ)
     deadline = time.monotonic() + 120
-    while not list((out / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+    # With patience, only after the loss has not improved once.
+    awaited = "checkpoint-6" if validated else "checkpoint-*"
+    while not list((out / "checkpoints").glob(f"{awaited}/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "student").exists()
     train(config(road, out, **settings))
+    ours, theirs = manifest(clean)["counts"], manifest(out)["counts"]
+    assert {**ours, "train_seconds": 0} == {**theirs, "train_seconds": 0}
+    assert validated == (ours["steps"] < 60 and "best_step" in ours)
     keys = ("step", "tokens", "losses", "weights", "state", "lr")
     for ours, theirs in zip(history(clean), history(out), strict=True):
         assert [ours[key] for key in keys] == [theirs[key] for key in keys]
