@@ -34,6 +34,7 @@ MEANING: dict[Finding, str] = {
     "template-mismatch": "the prompt is not worded as the student will be asked (setting.json)",
 }
 _SHORTER = "Raise --max-length to {longest}, or roll out with a smaller --k or --max-steps"
+_FIXED = "The model has no more positions: roll out with a smaller --k or --max-steps"
 REMEDY: dict[Finding, str] = {
     "truncated": _SHORTER,
     "fully-masked": _SHORTER,
@@ -48,6 +49,7 @@ class Audit:
 
     Attributes:
         limit: most tokens of an example.
+        fixed: whether that is the most that the model takes.
         longest: tokens of the longest example, before anything was cut.
         examples: kept, by task.
         trajectories: those with an example left.
@@ -58,6 +60,7 @@ class Audit:
     """
 
     limit: int
+    fixed: bool = False
     longest: int = 0
     examples: list[int] = field(default_factory=lambda: [0, 0, 0])
     trajectories: int = 0
@@ -96,7 +99,10 @@ class Audit:
             f"{MEANING[name].format(limit=self.limit)})"
             for name in refused
         ]
-        fixes = dict.fromkeys(REMEDY[name].format(longest=self.longest) for name in refused)
+        remedies = [REMEDY[name] for name in refused]
+        if self.fixed:
+            remedies = [_FIXED if remedy == _SHORTER else remedy for remedy in remedies]
+        fixes = dict.fromkeys(remedy.format(longest=self.longest) for remedy in remedies)
         raise SteperError(
             f"the token audit stops the run: {'; '.join(shown)}.",
             where=where,
@@ -110,6 +116,7 @@ def encode(
     *,
     template: Template,
     max_length: int,
+    positions: int | None = None,
 ) -> tuple[list[list[Encoded]], Audit]:
     """Tokenise examples, group them by trajectory, and count what is wrong with them.
 
@@ -118,11 +125,20 @@ def encode(
     the run. Were it taught after every step, a step whose search brought nothing new would have
     the prompt of the step before it and the opposite target, "stop" against "go on".
 
+    Args:
+        examples: in any order.
+        tokenizer: the student's.
+        template: how the student will be asked.
+        max_length: most tokens of an example.
+        positions: most tokens that the model takes, ``None`` where it sets no limit.
+
     Returns:
         The trajectories in the order of the file, examples with empty or fully masked targets left
         out and truncated ones cut at ``max_length``; and the audit.
     """
-    audit = Audit(limit=max_length)
+    fixed = positions is not None and positions < max_length
+    max_length = min(max_length, positions or max_length)
+    audit = Audit(limit=max_length, fixed=fixed)
     groups: dict[str, list[Encoded]] = {}
     for example, encoded in zip(examples, _encoded(examples, tokenizer), strict=True):
         audit.longest = max(audit.longest, len(encoded.ids))

@@ -241,20 +241,26 @@ def _size(row: Sequence[Group], packing: Packing) -> int:
     """Tokens that a row of groups runs through the model."""
     if packing == "none":
         return sum(map(len, row)) * max((len(e.ids) for group in row for e in group), default=0)
+    if packing == "rows":
+        return sum(len(example.ids) for group in row for example in group)
     return sum(unique_tokens([example.ids for example in group]) for group in row)
 
 
 def largest_pass(
     groups: Sequence[Group], *, batch: int, packing: Packing, row_tokens: int
 ) -> tuple[int, int]:
-    """Tokens and target tokens of the largest forward pass to expect.
+    """Tokens of the largest forward pass to expect, and its places with logits.
 
-    That of the largest trajectory, or of a row as full as a step's average trajectories make it.
+    That of the largest trajectories in one step, as far as they fit into it, or of the longest
+    one alone.
     """
-    sizes = [_size([group], packing) for group in groups]
-    targets = sum(len(example.ids) - example.prompt for group in groups for example in group)
-    tokens = max(max(sizes), min(row_tokens, batch * sum(sizes) // len(sizes)))
-    return tokens, -(-targets * tokens // sum(sizes))
+    whole = groups if packing == "trie" else [[example] for group in groups for example in group]
+    longest = max(_size([group], packing) for group in whole)
+    largest = sorted(groups, key=lambda group: -_size([group], packing))[:batch]
+    tokens = max(longest, min(row_tokens, _size(largest, packing)))
+    rows = distribute(largest, packing=packing, row_tokens=row_tokens)
+    batches = [collate(row, packing=packing, pad_id=0) for row in rows]
+    return tokens, max(len(batch.ids) * len(batch.columns) for batch in batches)
 
 
 def _padded(examples: Group, row_tokens: int, multiple: int) -> list[list[Group]]:

@@ -10,13 +10,12 @@ every process runs this; the first of them alone owns the folder.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -28,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from steper.audit import encode
 from steper.batches import Encoded, Steps, largest_pass
@@ -71,9 +71,8 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     # DeepSpeed shards a model while it is loaded.
     arguments = _arguments(config)
     main = arguments.process_index == 0
-    examples = read_examples(config.data)
     stage = None
-    if main and (config.out / "manifest.json").exists():
+    if main and (config.out / "manifest.json").exists() and not config.dry_run:
         stage = _open(config)
         if stage.finished:
             _push(config, stage.path / STUDENT)
@@ -84,15 +83,20 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
         config.objective, tasks=config.tasks, lambdas=config.lambdas, sigma_lr=config.sigma_lr
     )
     tokenizer, shape = load_tokenizer(model_path(config.base)), _shape(config)
-    groups, table = _groups(config, examples, tokenizer, shape, setting, weights)
+    groups, shown = _groups(config, config.data, tokenizer, shape, setting, weights)
     validation = None
     if config.validation:
-        validation, _ = _groups(
-            config, read_examples(config.validation), tokenizer, shape, setting, weights
-        )
+        if read_setting(config.validation / RUN_SETTING) != setting:
+            raise SteperError(
+                "the questions for validation were asked in another way than those for training.",
+                where=str(config.validation / RUN_SETTING),
+                fix=f"Roll out and build both alike; compare {config.data / RUN_SETTING}.",
+            )
+        validation, table = _groups(config, config.validation, tokenizer, shape, setting, weights)
+        shown += f"\n\nValidation, {config.validation}:\n{table}"
+    shown += f"\n{_memory(config, groups, shape, arguments)}"
     if main:
-        say(table)
-        say(_memory(config, groups, shape, arguments))
+        say(shown)
     if config.dry_run:
         return config.out
     if main and stage is None:
@@ -115,7 +119,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     )
     newest = last_checkpoint(config.out / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    _save_student(trainer, config, setting)
+    _save_student(trainer, config, setting, shape)
     if stage:
         stage.finish(_counts(trainer, config))
         shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
@@ -140,19 +144,31 @@ def _check_options(config: TrainConfig) -> None:
             "--objective vanilla trains the final step only, and --tasks leaves it out.",
             "Choose another --objective, or leave --tasks out.",
         )
+    if config.objective == "fixed" and (min(config.lambdas) < 0 or not any(config.lambdas)):
+        refuse(
+            f"--lambdas {' '.join(f'{value:g}' for value in config.lambdas)} leaves nothing to "
+            "learn, or wants a task unlearned.",
+            "Give weights of 0 or more, not all of them 0.",
+        )
     if config.patience and not config.validation:
         refuse("--patience needs something to measure.", "Give --validation.")
     if config.qlora and not config.lora_rank:
         refuse("--qlora trains an adapter on a 4-bit base.", "Give --lora-rank, such as 16.")
-    if config.qlora and (config.device == "cpu" or not torch.cuda.is_available()):
+    there = config.device != "cpu" and torch.cuda.is_available()
+    if config.qlora and not there and not config.dry_run:
         refuse(
             "--qlora needs a CUDA device: its 4-bit kernels run nowhere else.",
             "Use --lora-rank without --qlora here.",
         )
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no" and not config.bf16:
+        refuse(
+            "accelerate's configuration sets mixed_precision, which --bf16 decides here.",
+            "Give --bf16, or set mixed_precision: 'no'.",
+        )
     wanted = {"peft": bool(config.lora_rank), "bitsandbytes": config.qlora}
     wanted |= dict.fromkeys(config.report_to, True)
     missing = [name for name, needed in wanted.items() if needed and find_spec(name) is None]
-    if missing:
+    if missing and not config.dry_run:
         refuse(f"{' and '.join(missing)} not installed.", f"pip install {' '.join(missing)}")
 
 
@@ -195,7 +211,7 @@ def _shape(config: TrainConfig) -> PretrainedConfig:
 
 def _groups(
     config: TrainConfig,
-    examples: Sequence[Any],
+    folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     shape: PretrainedConfig,
     setting: Setting,
@@ -206,12 +222,18 @@ def _groups(
     Raises:
         SteperError: if the audit stops the run, or something needed is missing.
     """
-    where = str(config.data)
+    where = str(folder)
     text = shape.get_text_config()
-    limit = min(config.max_length, getattr(text, "max_position_embeddings", None) or math.inf)
+    positions = getattr(text, "max_position_embeddings", None)
     on = [weight > 0 for weight in weights.weights()]
-    examples = [e for e in examples if on[TASKS.index(e.task)]]
-    groups, audit = encode(examples, tokenizer, template=setting.template, max_length=int(limit))
+    examples = [e for e in read_examples(folder) if on[TASKS.index(e.task)]]
+    groups, audit = encode(
+        examples,
+        tokenizer,
+        template=setting.template,
+        max_length=config.max_length,
+        positions=positions,
+    )
     audit.require(config.allow, where=where)
     absent = [t for t, wanted, n in zip(TASKS, on, audit.examples, strict=True) if wanted and not n]
     if absent:
@@ -241,21 +263,26 @@ def _memory(
     arguments: TrainingArguments,
 ) -> str:
     """What the training will need, and whether it is there."""
-    tokens, targets = largest_pass(
+    tokens, places = largest_pass(
         groups, batch=config.batch, packing=config.packing, row_tokens=config.row_tokens
     )
     flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate launch
     sharded = any(os.environ.get(flag) == "true" for flag in flags)
+    sharding = arguments.deepspeed_plugin
+    if sharding:  # or ZeRO-3 would shard the model that is only looked at, and leave nothing to see
+        unset_hf_deepspeed_config()
     needed = estimate(
         shape,
         tokens=tokens,
-        targets=targets,
+        targets=places,
         lora_rank=config.lora_rank,
         bf16=config.bf16,
         qlora=config.qlora,
         gradient_checkpointing=config.gradient_checkpointing,
         shards=arguments.world_size if sharded else 1,
     )
+    if sharding:
+        sharding.set_deepspeed_weakref()
     device = arguments.device.type
     free = available(device)
     line = (
@@ -278,6 +305,7 @@ def _shown(size: int) -> str:
 
 
 def _arguments(config: TrainConfig) -> TrainingArguments:
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by torchrun, accelerate launch
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # Newer versions of transformers have renamed the option, and warn of the old name.
@@ -298,7 +326,7 @@ def _arguments(config: TrainConfig) -> TrainingArguments:
         }
     if "tensorboard" in config.report_to:
         # Else its files would go with the checkpoints.
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(config.out / "tensorboard")
     return TrainingArguments(
         output_dir=str(config.out / CHECKPOINTS),
         run_name=config.out.name,
@@ -318,8 +346,8 @@ def _arguments(config: TrainConfig) -> TrainingArguments:
         report_to=list(config.report_to) or "none",
         seed=config.seed,
         bf16=config.bf16,
-        use_cpu=config.device == "cpu",
-        ddp_backend="gloo" if config.device == "cpu" and several else None,
+        use_cpu=cpu,
+        ddp_backend="gloo" if cpu and several else None,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -409,8 +437,14 @@ def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
     return counts
 
 
-def _save_student(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> None:
+def _save_student(
+    trainer: StepTrainer, config: TrainConfig, setting: Setting, shape: PretrainedConfig
+) -> None:
     """Save model or adapter, tokenizer, the setting it was taught in, and a model card."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if not config.lora_rank and not sharded and shape.dtype is not None:
+        # Trained in float32, a student takes the precision, and the room, that its base had.
+        cast(torch.nn.Module, trainer.model).to(shape.dtype)
     folder = config.out / STUDENT
     partial = folder.with_name(f".{folder.name}.partial")
     if trainer.is_world_process_zero():
@@ -466,7 +500,7 @@ def _push(config: TrainConfig, student: Path) -> None:
         hub.upload_folder(repo_id=config.push_to_hub, folder_path=str(student))
     except Exception as error:  # of network, hub or disk: nothing is lost
         raise SteperError(
-            f"the upload failed: {str(error).splitlines()[0]}",
+            f"the upload failed: {str(error).splitlines()[0].rstrip('.')}.",
             where=config.push_to_hub,
             fix=f"The student is safe in {student}. Run the same command again, or "
             f"`hf upload {config.push_to_hub} {student}`.",

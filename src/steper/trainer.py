@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -30,9 +30,6 @@ from steper.errors import SteperError
 from steper.loss import TaskWeights, task_losses
 from steper.store import write_atomic
 from steper.types import TASKS
-
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}
-"""Most that packing may change a loss; other types of number round more, see ``_tolerance``."""
 
 
 class StepTrainer(Trainer):
@@ -60,7 +57,15 @@ class StepTrainer(Trainer):
         self.losses = torch.zeros(3)
         self.tokens = self.forward_tokens = 0
         self.remove_callback(PrinterCallback)
-        self.add_callback(StepRecorder(self, history))
+        self.recorder = StepRecorder(self, history)
+        self.add_callback(self.recorder)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train or resume, see ``transformers.Trainer.train``."""
+        try:
+            return super().train(*arguments, **options)
+        finally:
+            self.recorder.close()  # an error's message gets a line of its own
 
     def get_train_dataloader(self) -> DataLoader[Step]:
         """The optimizer steps in order: each process's item holds its own rows already."""
@@ -73,7 +78,10 @@ class StepTrainer(Trainer):
         model.train()
         weights = torch.tensor(self.task_weights.weights(), device=self.args.device)
         self.losses = torch.zeros(3, device=self.args.device)
-        sharded = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        kind = self.accelerator.distributed_type
+        deepspeed = kind == DistributedType.DEEPSPEED
+        # Sharded gradients are shared out after each row: kept till the last, they are whole.
+        sharded = deepspeed or kind == DistributedType.FSDP
         for number, batch in enumerate(inputs.batches, start=1):
             last = number == len(inputs.batches)
             self.accelerator.gradient_state._set_sync_gradients(last)
@@ -81,7 +89,7 @@ class StepTrainer(Trainer):
                 shares = self._shares(model, batch, inputs.trajectories)
                 # Data-parallel training averages gradients over processes; shares are summed.
                 loss = (weights * shares).sum() * self.accelerator.num_processes
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
             self.losses += shares.detach()
         self.tokens += inputs.tokens
         self.forward_tokens += inputs.forward_tokens
@@ -99,13 +107,14 @@ class StepTrainer(Trainer):
         finite = losses.isfinite()
         if not finite.all():
             broken = [batch.names[i] for i in (~finite).nonzero().flatten().tolist()]
-            kept = last_checkpoint(Path(str(self.args.output_dir)))
+            # A checkpoint of these very weights is no better than they are.
+            kept = last_checkpoint(Path(str(self.args.output_dir)), before=self.state.global_step)
             raise SteperError(
                 f"the loss is no longer a number at step {self.state.global_step + 1}, with "
                 f"{len(broken)} of {len(losses)} examples: {', '.join(broken[:5])}"
                 f"{' …' if len(broken) > 5 else ''}. No update was made with it.",
                 where=str(kept or self.args.output_dir),
-                fix="Lower --lr or raise --warmup; look at these examples. "
+                fix="Look at these examples; or lower --lr or raise --warmup, with a new --out. "
                 + ("The last good checkpoint is kept." if kept else "No checkpoint was due yet."),
             )
         return task_losses(losses, batch.tasks, trajectories)
@@ -152,17 +161,19 @@ class StepTrainer(Trainer):
         reason = None
         for packing in order[order.index(self.steps.packing) :]:
             self.steps.packing = packing
-            if packing == "none":
-                return reason
-            refusal = self._refusal(packing)
+            # One process decides for all, or they would wait for each other's passes.
+            (refusal,) = broadcast_object_list([self._refusal(packing)])
             if refusal is None:
-                use_attention(self.model, TRIE)
-                return reason
+                break
             reason = refusal
+        if self.steps.packing != "none":
+            use_attention(self.model, TRIE)
         return reason
 
     def _refusal(self, packing: Packing) -> str | None:
         """Why the model cannot be packed so."""
+        if packing == "none":
+            return None
         # The flag of state-space and linear-attention layers, whose state runs over row borders.
         if getattr(_inner(self.model), "_is_stateful", False):
             return "its layers carry a state from token to token, past the borders of sequences"
@@ -176,16 +187,19 @@ class StepTrainer(Trainer):
                 pad_id=self.steps.pad_id,
                 base=self.model,
             )
-        except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as refusal:
+        except torch.OutOfMemoryError:
+            raise  # padding would need more
+        except (TypeError, ValueError, RuntimeError, IndexError) as refusal:
             return f"{type(self.model).__name__}: {str(refusal).splitlines()[0]}"
         if error > self._tolerance():
             return f"a packed row's losses differ by {error:.2g} from those of its sequences"
         return None
 
     def _tolerance(self) -> float:
-        """Rounding alone gives 1e-6 in float32 and some 1e-3 in bfloat16."""
-        dtype = next(self.model_wrapped.parameters()).dtype
-        return 3e-2 if self.args.bf16 or dtype not in TOLERANCE else TOLERANCE[dtype]
+        """Rounding alone gives 1e-6 in float32, some 1e-3 in bfloat16 and in CUDA's TF32."""
+        parameter = next(self.model_wrapped.parameters())
+        narrow = self.args.bf16 or parameter.dtype.itemsize < 4 or parameter.device.type != "cpu"
+        return 3e-2 if narrow else 1e-5
 
 
 class StepRecorder(TrainerCallback, ExportableState):
@@ -227,7 +241,15 @@ class StepRecorder(TrainerCallback, ExportableState):
         if not state.is_world_process_zero:
             return
         if self.note:
-            tqdm.write(f"Packing: {trainer.steps.packing!r} instead of {wanted!r}: {self.note}.")
+            tqdm.write(
+                f"Packing: {trainer.steps.packing!r} instead of {wanted!r}: {self.note}. It takes "
+                "more time and memory than was estimated."
+            )
+        if trainer.validation is not None and args.eval_steps > state.max_steps:
+            tqdm.write(
+                f"The validation loss is measured at the end only: --save-steps {args.save_steps} "
+                f"is more than the {state.max_steps} steps there are."
+            )
         write_atomic(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
         self._bar = tqdm(
             total=state.max_steps, initial=state.global_step, unit="step", desc="train"
@@ -266,7 +288,7 @@ class StepRecorder(TrainerCallback, ExportableState):
             loss = known["metrics"]["eval_loss"]
             tqdm.write(f"step {state.global_step}: validation loss {loss:.4f}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def close(self) -> None:
         """Close the progress bar."""
         self._bar.close()
 
@@ -299,10 +321,15 @@ def _flat(row: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: its ``trainer_state.json`` is written last."""
-    found = folder.glob("checkpoint-*/trainer_state.json")
-    return max((p.parent for p in found), key=lambda p: int(p.name.split("-")[1]), default=None)
+def last_checkpoint(folder: Path, *, before: int | None = None) -> Path | None:
+    """The newest complete checkpoint, of a step before ``before`` where that is given."""
+    # ``trainer_state.json`` is written last.
+    found = {
+        int(path.parent.name.rpartition("-")[2]): path.parent
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    steps = [step for step in found if before is None or step < before]
+    return found[max(steps)] if steps else None
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

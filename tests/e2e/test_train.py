@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
 
+from models import save_tiny_model
 from road import Road
 from steper.audit import encode
 from steper.batches import collate, forward
@@ -25,9 +37,11 @@ from steper.build import read_examples
 from steper.config import TrainConfig
 from steper.errors import SteperError
 from steper.lm.local import LocalLM, load_model
-from steper.models import read_setting
+from steper.models import read_setting, write_setting
 from steper.store import write_records
 from steper.train import train
+from steper.trainer import last_checkpoint
+from steper.types import TASKS
 
 
 def config(road: Road, out: Path, **changes: Any) -> TrainConfig:
@@ -96,6 +110,57 @@ def test_rows_and_packing_change_nothing(road: Road, tmp_path: Path) -> None:
             assert ours["weights"] == pytest.approx(theirs["weights"], rel=1e-4)
             assert ours["tokens"] == theirs["tokens"]
         assert_same_weights(whole, other, 2e-3)
+
+
+def mamba(vocabulary: int) -> PreTrainedModel:
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, state_size=4)
+    )
+
+
+def bloom(vocabulary: int) -> PreTrainedModel:
+    return BloomForCausalLM(BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=2, n_head=2))
+
+
+def gemma_2(vocabulary: int) -> PreTrainedModel:
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [(mamba, "carry a state"), (bloom, "attention layers of its own"), (gemma_2, "softcap")],
+)
+def test_a_model_that_cannot_be_packed_is_padded_with_a_message(
+    road: Road,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    architecture: Callable[[int], PreTrainedModel],
+    reason: str,
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(road.model, base)
+    torch.manual_seed(0)
+    architecture(LlamaForCausalLM.from_pretrained(road.model).config.vocab_size).save_pretrained(
+        base
+    )
+    settings = {"base": str(base), "epochs": 0.5}
+    folder = train(config(road, tmp_path / "run", **settings))
+    said = capfd.readouterr()
+    assert "Packing: 'none' instead of 'trie': " in said.out + said.err
+    assert reason in said.out + said.err
+    assert manifest(folder)["counts"]["packing"] == "none"
+    padded = train(config(road, tmp_path / "padded", **settings, packing="none"))
+    assert [row["losses"] for row in history(folder)] == [row["losses"] for row in history(padded)]
 
 
 def test_vanilla_learns_from_the_last_step_only(road: Road, tmp_path: Path) -> None:
@@ -177,11 +242,52 @@ def test_a_finding_is_allowed_by_name(road: Road, tmp_path: Path) -> None:
     assert "fully-masked" in said[0]
 
 
-def test_a_dry_run_shows_the_audit_and_writes_nothing(road: Road, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bf16": True, "device": "auto"}, {"qlora": True, "lora_rank": 8, "bf16": True}],
+    ids=["plain", "bf16", "qlora"],
+)
+def test_a_dry_run_shows_the_audit_and_writes_nothing(
+    road: Road, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Also of what needs a GPU: a laptop can plan for one."""
     said: list[str] = []
-    train(config(road, tmp_path / "run", dry_run=True), say=said.append)
+    settings = config(road, tmp_path / "run", dry_run=True, **changes)
+    train(settings, say=said.append)
     assert not (tmp_path / "run").exists()
-    assert "unique tokens" in said[0]
+    assert "unique tokens" in said[0] and "Memory: about" in said[0] and "optimizer" in said[0]
+
+
+def test_a_dry_run_of_a_finished_run_changes_nothing(road: Road, tmp_path: Path) -> None:
+    folder = train(config(road, tmp_path / "run"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    said: list[str] = []
+    train(config(road, folder, dry_run=True, push_to_hub="me/student"), say=said.append)
+    assert said and {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_models_own_limit_is_not_to_be_raised(road: Road, tmp_path: Path) -> None:
+    texts = [e.prompt for e in read_examples(road.examples)]
+    base = save_tiny_model(tmp_path / "base", texts, positions=100)
+    with pytest.raises(SteperError, match="model has no more positions: roll out") as error:
+        train(config(road, tmp_path / "run", base=str(base)))
+    assert "Raise --max-length" not in str(error.value)
+
+
+def test_validation_is_asked_like_training_and_audited_like_it(road: Road, tmp_path: Path) -> None:
+    other = some_examples(road, tmp_path / "other", TASKS)
+    setting = read_setting(road.examples / "setting.json")
+    write_setting(other / "setting.json", dataclasses.replace(setting, k=setting.k + 1))
+    with pytest.raises(SteperError, match=r"other/setting\.json.*asked in another way"):
+        train(config(road, tmp_path / "run", validation=other))
+    empty = some_examples(road, tmp_path / "empty", TASKS)
+    examples = read_examples(road.examples)
+    write_records(
+        empty / "examples.jsonl", [dataclasses.replace(examples[0], target=""), *examples[1:]]
+    )
+    with pytest.raises(SteperError, match=r"empty: the token audit.*1 empty-target"):
+        train(config(road, tmp_path / "run", validation=empty))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(road: Road, tmp_path: Path) -> None:
@@ -191,11 +297,15 @@ def test_a_loss_that_is_no_number_stops_the_run(road: Road, tmp_path: Path) -> N
     with pytest.raises(SteperError, match=r"no longer a number at step \d+, with.*#\d") as error:
         train(config(road, out, **settings))
     assert not (out / "student").exists()
-    checkpoint = Path(str(error.value).split(": ")[0])
-    assert checkpoint.parent == out / "checkpoints"
-    assert (checkpoint / "model.safetensors").is_file()
-    lines = (out / "history.jsonl").read_text().splitlines()
-    assert len(lines) == int(checkpoint.name.split("-")[1])
+    updates = len((out / "history.jsonl").read_text().splitlines())
+    kept = last_checkpoint(out / "checkpoints", before=updates)
+    # The newest checkpoint holds the weights that have just failed; the one before is named.
+    assert last_checkpoint(out / "checkpoints") == out / "checkpoints" / f"checkpoint-{updates}"
+    if kept:
+        assert str(error.value).startswith(f"{kept}: ") and "last good checkpoint" in str(error)
+        assert all(t.isfinite().all() for t in load_file(kept / "model.safetensors").values())
+    else:
+        assert "No checkpoint was due yet" in str(error.value)
 
 
 def some_examples(road: Road, folder: Path, tasks: tuple[str, ...]) -> Path:
@@ -249,6 +359,8 @@ def test_some_tasks_only(road: Road, tmp_path: Path) -> None:
         ({"tasks": ("expansion",), "objective": "vanilla"}, "final step only"),
         ({"patience": 2}, "Give --validation"),
         ({"qlora": True}, "Give --lora-rank"),
+        ({"objective": "fixed", "lambdas": (0.0, 0.0, 0.0)}, "--lambdas 0 0 0 leaves nothing"),
+        ({"objective": "fixed", "lambdas": (1.0, -1.0, 1.0)}, "wants a task unlearned"),
         ({"qlora": True, "lora_rank": 4}, "needs a CUDA device"),
         ({"report_to": ("mlflow",)}, "mlflow not installed.*pip install mlflow"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steper.batches import Encoded, Packing, Steps, collate, distribute
+from steper.batches import Encoded, Packing, Steps, collate, distribute, largest_pass
 
 PACKINGS: tuple[Packing, ...] = ("trie", "rows", "none")
 
@@ -70,6 +70,21 @@ def test_a_pass_stays_within_its_tokens(
         assert row
         tokens = collate(row, packing=packing, pad_id=0).ids.numel()
         assert tokens <= row_tokens or len(row) == 1
+
+
+@given(groups, st.sampled_from(("rows", "none")), st.integers(1, 80))
+def test_no_step_runs_more_than_the_largest_pass(
+    groups: list[list[Encoded]], packing: Packing, row_tokens: int
+) -> None:
+    tokens, places = largest_pass(groups, batch=1, packing=packing, row_tokens=row_tokens)
+    passes = [
+        batch
+        for step in steps_of(groups, batch=1, packing=packing, row_tokens=row_tokens)
+        for batch in step.batches
+    ]
+    assert max(batch.ids.numel() for batch in passes) <= tokens
+    assert tokens <= max(row_tokens, *(len(e.ids) for group in groups for e in group))
+    assert places > 0
 
 
 def test_an_epoch_sees_every_trajectory_once_and_the_next_in_another_order() -> None:
