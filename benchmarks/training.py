@@ -407,7 +407,7 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=0)
     args = parser.parse_args()
     if args.quick:
-        args.models, args.steps, args.repeats = ["small"], [5], 2
+        args.models, args.steps, args.repeats = ["small"], [5], 3
     races = [race(args, model, steps) for model in args.models for steps in args.steps]
     print(table(races))
     last = max(args.steps)

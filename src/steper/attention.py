@@ -3,10 +3,10 @@
 Registered with ``transformers.AttentionInterface``, so that any architecture whose layers take
 their attention from there can be trained on packed rows without a change to its code.
 
-On a CPU every trie takes two calls: its trunk, the deepest path, is plain causal attention without
-a mask; its few other tokens see the trie through a small rectangular mask. On CUDA a row takes one
-FlexAttention call, whose block mask skips what no token sees. A sliding window is measured in
-depth, as it would be in the separate sequences.
+On a CPU a trie takes one call for its trunk, the deepest path, which is plain causal attention
+without a mask, and one for each branch, whose few tokens see themselves and the trunk up to where
+it forks. On CUDA a row takes one FlexAttention call, whose block mask skips what no token sees. A
+sliding window is measured in depth, as it would be in the separate sequences.
 
 >>> model.set_attn_implementation(TRIE)  # doctest: +SKIP
 >>> model(input_ids=ids, position_ids=positions, layout=layout)  # doctest: +SKIP
@@ -15,7 +15,7 @@ depth, as it would be in the separate sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,15 @@ TRIE = "steper_trie"
 """Name of this attention, for ``set_attn_implementation``."""
 
 
+class Part(NamedTuple):
+    """Nodes ``first`` to ``last`` of a row, whose ancestors are nodes ``begin`` to ``fork``."""
+
+    begin: int
+    fork: int
+    first: int
+    last: int
+
+
 class Layout:
     """Who sees whom in one packed row.
 
@@ -41,20 +50,31 @@ class Layout:
 
     def __init__(self, trees: Sequence[Tree], positions: Tensor, ends: Tensor) -> None:
         self.trees, self.positions, self.ends = trees, positions, ends
-        self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
+        self._parts: list[Part] = []
+        self._masks: dict[tuple[Part, int | None], Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
 
-    def mask(self, begin: int, first: int, last: int, window: int | None) -> Tensor:
-        """What nodes ``first`` to ``last`` see of nodes ``begin`` to ``last``, True where they do.
+    def parts(self) -> list[Part]:
+        """The row cut into trunks and what branches off them."""
+        if not self._parts:
+            ends, positions = self.ends.tolist(), self.positions.tolist()
+            for begin, trunk, end in self.trees:
+                self._parts.append(Part(begin, begin, begin, trunk))
+                first = trunk
+                while first < end:
+                    # Its parent is on the trunk, so all that stands before that is an ancestor.
+                    self._parts.append(Part(begin, begin + positions[first], first, ends[first]))
+                    first = ends[first]
+        return self._parts
 
-        Returns:
-            (last - first, last - begin).
-        """
-        name = (begin, first, last, window)
-        if name not in self._masks:  # the same in every layer
-            nodes = torch.arange(begin, last, device=self.ends.device)
-            self._masks[name] = self._sees(nodes[first - begin :, None], nodes[None, :], window)
-        return self._masks[name]
+    def mask(self, part: Part, window: int | None) -> Tensor:
+        """What a part's nodes see, (nodes, ancestors and nodes), True where they see."""
+        if (part, window) not in self._masks:  # the same in every layer
+            nodes = torch.arange(part.first, part.last)
+            ancestors = torch.arange(part.begin, part.fork)
+            keys = torch.cat([ancestors, nodes])
+            self._masks[part, window] = self._sees(nodes[:, None], keys[None, :], window)
+        return self._masks[part, window]
 
     def blocks(self, window: int | None) -> BlockMask:
         """The whole row's mask for FlexAttention."""
@@ -123,24 +143,28 @@ def trie_attention(
         if options.get(name) is not None:
             raise ValueError(f"attention with {name} is packed on CUDA only")
     parts = []
-    for begin, trunk, end in layout.trees:
-        for first, last in ((begin, trunk), (trunk, end)):
-            if first == last:
-                continue
-            # A trunk sees all that stands before it, unless a window is shorter.
-            causal = first == begin and (sliding_window is None or last - first <= sliding_window)
-            parts.append(
-                scaled_dot_product_attention(
-                    query[:, :, first:last],
-                    key[:, :, begin:last],
-                    value[:, :, begin:last],
-                    attn_mask=None if causal else layout.mask(begin, first, last, sliding_window),
-                    is_causal=causal,
-                    dropout_p=dropout,
-                    scale=scaling,
-                    enable_gqa=query.shape[1] != key.shape[1],
-                )
+    for part in layout.parts():
+        # A trunk sees all that stands before it, unless a window is shorter.
+        length = part.last - part.first
+        causal = part.first == part.begin and (sliding_window is None or length <= sliding_window)
+        keys, values = (
+            torch.cat(
+                [tensor[:, :, part.begin : part.fork], tensor[:, :, part.first : part.last]], dim=2
             )
+            for tensor in (key, value)
+        )
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, part.first : part.last],
+                keys,
+                values,
+                attn_mask=None if causal else layout.mask(part, sliding_window),
+                is_causal=causal,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

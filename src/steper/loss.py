@@ -55,7 +55,9 @@ class _TokenLosses(torch.autograd.Function):
         result = torch.empty_like(logits)
         chunks = (tensor.split(_rows(logits)) for tensor in (logits, norm, total, result))
         for chunk, own_norm, own_total, out in zip(*chunks, strict=True):
-            out.copy_((_wide(chunk) - own_norm[:, None]).exp_() * own_total[:, None])
+            work = out if out.dtype == norm.dtype else torch.empty_like(out, dtype=norm.dtype)
+            torch.sub(_wide(chunk), own_norm[:, None], out=work).exp_().mul_(own_total[:, None])
+            out.copy_(work)
         result.index_put_((sources, targets), -gradient.to(result.dtype), accumulate=True)
         return result, None, None
 

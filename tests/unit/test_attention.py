@@ -220,9 +220,14 @@ def test_the_block_mask_for_cuda_says_the_same(window: int | None) -> None:
         ours = flex_attention(query, key, value, block_mask=layout.blocks(window))
     theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
     torch.testing.assert_close(ours, theirs)
-    for tree in row.trees:
-        mask = layout.mask(tree.begin, tree.begin, tree.end, window)
-        assert torch.equal(mask, seen[tree.begin : tree.end, tree.begin : tree.end])
+    # The same, put together from the parts of a CPU.
+    parts = torch.zeros(nodes, nodes, dtype=torch.bool)
+    for part in layout.parts():
+        mask = layout.mask(part, window)
+        ancestors = part.fork - part.begin
+        parts[part.first : part.last, part.begin : part.fork] = mask[:, :ancestors]
+        parts[part.first : part.last, part.first : part.last] = mask[:, ancestors:]
+    assert torch.equal(parts, seen)
 
 
 @pytest.mark.gpu
