@@ -7,6 +7,7 @@ in some and not in others, and logits are computed at those places only.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -194,7 +195,8 @@ class Steps(Dataset[Step]):
     processes: int = 1
 
     def __len__(self) -> int:
-        return int(-(-self.epochs * self._per_epoch() // 1))
+        # Rounded first: 0.1 × 30 is a little more than 3.
+        return max(1, math.ceil(round(self.epochs * self._per_epoch(), 6)))
 
     def __getitem__(self, step: int) -> Step:
         if not 0 <= step < len(self):

@@ -13,33 +13,30 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import (
-    AutoConfig,
     EarlyStoppingCallback,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from steper.audit import encode
-from steper.batches import Encoded, Steps, largest_pass
-from steper.build import EXAMPLES, read_examples
+from steper.batches import Encoded, Steps
+from steper.build import EXAMPLES
 from steper.config import TrainConfig
 from steper.errors import SteperError
 from steper.lm.local import load_model, load_tokenizer
-from steper.loss import TaskWeights, build_weights
-from steper.memory import available, estimate
-from steper.models import RUN_SETTING, STUDENT_SETTING, model_path, read_setting, write_setting
+from steper.loss import build_weights
+from steper.models import RUN_SETTING, model_path, read_setting
+from steper.preflight import audited, check_options, memory_needed, model_shape
 from steper.setting import Setting
-from steper.store import Run, write_atomic
+from steper.store import Run, require_finished
+from steper.students import push_student, save_student
 from steper.trainer import StepTrainer, last_checkpoint, read_history
 from steper.types import TASKS
 
@@ -66,7 +63,9 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
         SteperError: on bad input, findings of the token audit, a loss that is not a number, or
             where the folder holds another run.
     """
-    _check_options(config)
+    check_options(config)
+    for folder in filter(None, (config.data, config.validation)):
+        require_finished(folder, stage="build")
     # Starts the process group where there are several processes; before any model, because
     # DeepSpeed shards a model while it is loaded.
     arguments = _arguments(config)
@@ -75,15 +74,16 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     if main and (config.out / "manifest.json").exists() and not config.dry_run:
         stage = _open(config)
         if stage.finished:
-            _push(config, stage.path / STUDENT)
-    if _agreed(stage is not None and stage.finished):
+            _push(config)
+    (finished,) = broadcast_object_list([stage is not None and stage.finished])
+    if finished:
         return config.out
     setting = read_setting(config.data / RUN_SETTING)
     weights = build_weights(
         config.objective, tasks=config.tasks, lambdas=config.lambdas, sigma_lr=config.sigma_lr
     )
-    tokenizer, shape = load_tokenizer(model_path(config.base)), _shape(config)
-    groups, shown = _groups(config, config.data, tokenizer, shape, setting, weights)
+    tokenizer, shape = load_tokenizer(model_path(config.base)), model_shape(config)
+    groups, shown = audited(config, config.data, tokenizer, shape, setting, weights)
     validation = None
     if config.validation:
         if read_setting(config.validation / RUN_SETTING) != setting:
@@ -92,9 +92,9 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
                 where=str(config.validation / RUN_SETTING),
                 fix=f"Roll out and build both alike; compare {config.data / RUN_SETTING}.",
             )
-        validation, table = _groups(config, config.validation, tokenizer, shape, setting, weights)
+        validation, table = audited(config, config.validation, tokenizer, shape, setting, weights)
         shown += f"\n\nValidation, {config.validation}:\n{table}"
-    shown += f"\n{_memory(config, groups, shape, arguments)}"
+    shown += f"\n{memory_needed(config, groups, shape, arguments)}"
     if main:
         say(shown)
     if config.dry_run:
@@ -119,57 +119,20 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     )
     newest = last_checkpoint(config.out / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    _save_student(trainer, config, setting, shape)
+    save_student(
+        trainer,
+        config.out / STUDENT,
+        setting=setting,
+        card=_card(trainer, config, setting),
+        # Trained in float32, a student takes the precision, and the room, that its base had.
+        dtype=None if config.lora_rank else shape.dtype,
+    )
     if stage:
         stage.finish(_counts(trainer, config))
         shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
-        _push(config, stage.path / STUDENT)
+        _push(config)
     PartialState().destroy_process_group()
     return config.out
-
-
-# ---- before anything is loaded ----------------------------------------------------------------
-
-
-def _check_options(config: TrainConfig) -> None:
-    """Refuse combinations that cannot be meant, and what is not installed."""
-
-    def refuse(what: str, fix: str) -> None:
-        raise SteperError(what, where="steper train", fix=fix)
-
-    if not config.tasks:
-        refuse("--tasks names no task.", f"Name at least one of {', '.join(TASKS)}.")
-    if config.objective == "vanilla" and "aggregation" not in config.tasks:
-        refuse(
-            "--objective vanilla trains the final step only, and --tasks leaves it out.",
-            "Choose another --objective, or leave --tasks out.",
-        )
-    if config.objective == "fixed" and (min(config.lambdas) < 0 or not any(config.lambdas)):
-        refuse(
-            f"--lambdas {' '.join(f'{value:g}' for value in config.lambdas)} leaves nothing to "
-            "learn, or wants a task unlearned.",
-            "Give weights of 0 or more, not all of them 0.",
-        )
-    if config.patience and not config.validation:
-        refuse("--patience needs something to measure.", "Give --validation.")
-    if config.qlora and not config.lora_rank:
-        refuse("--qlora trains an adapter on a 4-bit base.", "Give --lora-rank, such as 16.")
-    there = config.device != "cpu" and torch.cuda.is_available()
-    if config.qlora and not there and not config.dry_run:
-        refuse(
-            "--qlora needs a CUDA device: its 4-bit kernels run nowhere else.",
-            "Use --lora-rank without --qlora here.",
-        )
-    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no" and not config.bf16:
-        refuse(
-            "accelerate's configuration sets mixed_precision, which --bf16 decides here.",
-            "Give --bf16, or set mixed_precision: 'no'.",
-        )
-    wanted = {"peft": bool(config.lora_rank), "bitsandbytes": config.qlora}
-    wanted |= dict.fromkeys(config.report_to, True)
-    missing = [name for name, needed in wanted.items() if needed and find_spec(name) is None]
-    if missing and not config.dry_run:
-        refuse(f"{' and '.join(missing)} not installed.", f"pip install {' '.join(missing)}")
 
 
 def _open(config: TrainConfig) -> Run:
@@ -184,124 +147,6 @@ def _open(config: TrainConfig) -> Run:
         config=config.model_dump(mode="json", exclude=WITHOUT_EFFECT),
         inputs=inputs,
     )
-
-
-def _agreed(flag: bool) -> bool:
-    """What the first process knows, on every process."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return flag
-    values = [flag]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def _shape(config: TrainConfig) -> PretrainedConfig:
-    """The model's configuration; ``load_tokenizer`` has shown that there is something to load."""
-    try:
-        shape: PretrainedConfig = AutoConfig.from_pretrained(model_path(config.base))
-    except (OSError, ValueError) as error:
-        raise SteperError(
-            f"no model configuration could be loaded: {str(error).splitlines()[0]}",
-            where=config.base,
-            fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
-        ) from None
-    return shape
-
-
-def _groups(
-    config: TrainConfig,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    shape: PretrainedConfig,
-    setting: Setting,
-    weights: TaskWeights,
-) -> tuple[list[list[Encoded]], str]:
-    """The audited trajectories of the tasks that have weight, and the audit's table.
-
-    Raises:
-        SteperError: if the audit stops the run, or something needed is missing.
-    """
-    where = str(folder)
-    text = shape.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    on = [weight > 0 for weight in weights.weights()]
-    examples = [e for e in read_examples(folder) if on[TASKS.index(e.task)]]
-    groups, audit = encode(
-        examples,
-        tokenizer,
-        template=setting.template,
-        max_length=config.max_length,
-        positions=positions,
-    )
-    audit.require(config.allow, where=where)
-    absent = [t for t, wanted, n in zip(TASKS, on, audit.examples, strict=True) if wanted and not n]
-    if absent:
-        present = [task for task, n in zip(TASKS, audit.examples, strict=True) if n]
-        raise SteperError(
-            f"there is no {' and no '.join(absent)} example, though --objective "
-            f"{config.objective} gives it weight.",
-            where=where,
-            fix=f"Train what there is with --tasks {' '.join(present)}, or roll out longer runs."
-            if present
-            else "Check what `steper build` kept, and --tasks.",
-        )
-    largest = max(max(example.ids) for group in groups for example in group)
-    if largest >= text.vocab_size:
-        raise SteperError(
-            f"the tokenizer gives token {largest}, and the model has {text.vocab_size} of them.",
-            where=config.base,
-            fix="They do not belong together; use the tokenizer that the model came with.",
-        )
-    return groups, audit.table()
-
-
-def _memory(
-    config: TrainConfig,
-    groups: list[list[Encoded]],
-    shape: PretrainedConfig,
-    arguments: TrainingArguments,
-) -> str:
-    """What the training will need, and whether it is there."""
-    tokens, places = largest_pass(
-        groups, batch=config.batch, packing=config.packing, row_tokens=config.row_tokens
-    )
-    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate launch
-    sharded = any(os.environ.get(flag) == "true" for flag in flags)
-    sharding = arguments.deepspeed_plugin
-    if sharding:  # or ZeRO-3 would shard the model that is only looked at, and leave nothing to see
-        unset_hf_deepspeed_config()
-    needed = estimate(
-        shape,
-        tokens=tokens,
-        targets=places,
-        lora_rank=config.lora_rank,
-        bf16=config.bf16,
-        qlora=config.qlora,
-        gradient_checkpointing=config.gradient_checkpointing,
-        shards=arguments.world_size if sharded else 1,
-    )
-    if sharding:
-        sharding.set_deepspeed_weakref()
-    device = arguments.device.type
-    free = available(device)
-    line = (
-        f"Memory: about {_shown(needed.total)} of the {_shown(free)} free on {device}, with "
-        f"{tokens:,} tokens in the largest forward pass."
-    )
-    if needed.total > free:
-        line += (
-            " That will probably not fit. What helps: --gradient-checkpointing, a smaller "
-            "--row-tokens, --bf16 --lora-rank 16, or more devices (docs/training.md)."
-        )
-    return f"{line}\n{needed.table()}" if config.dry_run else line
-
-
-def _shown(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
-
-
-# ---- the training -----------------------------------------------------------------------------
 
 
 def _arguments(config: TrainConfig) -> TrainingArguments:
@@ -390,8 +235,9 @@ def _model(config: TrainConfig, arguments: TrainingArguments) -> PreTrainedModel
         )
         options["device_map"] = {"": arguments.device.index or 0}
     # Master weights are float32; bf16 rounds activations. A frozen base needs no more than bf16.
+    base = model_path(config.base)
     model, _ = load_model(
-        model_path(config.base),
+        str(Path(base).resolve()) if Path(base).is_dir() else base,  # an adapter remembers it
         device="" if config.qlora else "cpu",
         dtype="bfloat16" if narrow else "float32",
         **options,
@@ -414,7 +260,9 @@ def _model(config: TrainConfig, arguments: TrainingArguments) -> PreTrainedModel
     return get_peft_model(model, adapter)  # type: ignore[return-value]
 
 
-# ---- afterwards -------------------------------------------------------------------------------
+def _push(config: TrainConfig) -> None:
+    if config.push_to_hub:
+        push_student(config.out / STUDENT, config.push_to_hub)
 
 
 def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
@@ -435,30 +283,6 @@ def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
         counts["best_step"] = int(best.rpartition("-")[2])
         counts["validation_loss"] = trainer.state.best_metric
     return counts
-
-
-def _save_student(
-    trainer: StepTrainer, config: TrainConfig, setting: Setting, shape: PretrainedConfig
-) -> None:
-    """Save model or adapter, tokenizer, the setting it was taught in, and a model card."""
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if not config.lora_rank and not sharded and shape.dtype is not None:
-        # Trained in float32, a student takes the precision, and the room, that its base had.
-        cast(torch.nn.Module, trainer.model).to(shape.dtype)
-    folder = config.out / STUDENT
-    partial = folder.with_name(f".{folder.name}.partial")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(partial, ignore_errors=True)
-    PartialState().wait_for_everyone()
-    trainer.save_model(str(partial))  # every process: a sharded model is gathered
-    PartialState().wait_for_everyone()
-    if not trainer.is_world_process_zero():
-        return
-    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest says it all
-    write_setting(partial / STUDENT_SETTING, setting)
-    write_atomic(partial / "README.md", _card(trainer, config, setting))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _card(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> str:
@@ -482,26 +306,3 @@ learning rate {config.lr:g}. Task losses of the last step: {shown}.
 Strategy: `{setting.strategy}`, {setting.k} passages a search, at most {setting.max_steps} steps.
 Ask it with `steper ask`, which reads `steper.json` for prompt wording and retrieval settings.
 """
-
-
-def _push(config: TrainConfig, student: Path) -> None:
-    """Upload the student, where that was asked for.
-
-    Raises:
-        SteperError: if it fails; the student is complete on disk.
-    """
-    if not config.push_to_hub:
-        return
-    from huggingface_hub import HfApi
-
-    try:
-        hub = HfApi()
-        hub.create_repo(config.push_to_hub, exist_ok=True, private=True)
-        hub.upload_folder(repo_id=config.push_to_hub, folder_path=str(student))
-    except Exception as error:  # of network, hub or disk: nothing is lost
-        raise SteperError(
-            f"the upload failed: {str(error).splitlines()[0].rstrip('.')}.",
-            where=config.push_to_hub,
-            fix=f"The student is safe in {student}. Run the same command again, or "
-            f"`hf upload {config.push_to_hub} {student}`.",
-        ) from None

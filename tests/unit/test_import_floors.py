@@ -18,8 +18,8 @@ FLOORS = (
     "types protocols errors config store",  # the nouns
     "metrics prompts setting strategies filters examples chains packing loss prose",  # pure
     "records releases datasets corpus retrieval lm world templates models driver plots "
-    "attention batches audit trainer memory",  # the outside world
-    "index rollout build train evaluate recall report ask export demo",  # the verbs
+    "attention batches audit trainer students memory",  # the outside world
+    "index rollout build preflight train evaluate recall report ask export demo",  # the verbs
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
