@@ -70,8 +70,9 @@ class Layout:
     def mask(self, part: Part, window: int | None) -> Tensor:
         """What a part's nodes see, (nodes, ancestors and nodes), True where they see."""
         if (part, window) not in self._masks:  # the same in every layer
-            nodes = torch.arange(part.first, part.last)
-            ancestors = torch.arange(part.begin, part.fork)
+            device = self.ends.device
+            nodes = torch.arange(part.first, part.last, device=device)
+            ancestors = torch.arange(part.begin, part.fork, device=device)
             keys = torch.cat([ancestors, nodes])
             self._masks[part, window] = self._sees(nodes[:, None], keys[None, :], window)
         return self._masks[part, window]
