@@ -411,6 +411,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--lora-rank", type=int, default=0)
     args = parser.parse_args()
+    missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
+    if missing:
+        parser.error(f"{' and '.join(missing)} not installed: pip install -e '.[dev]' brings it")
     if args.quick:
         args.models, args.steps, args.repeats = ["small"], [5], 3
     races = [race(args, model, steps) for model in args.models for steps in args.steps]

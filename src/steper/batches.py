@@ -196,12 +196,12 @@ class Steps(Dataset[Step]):
 
     def __len__(self) -> int:
         # Rounded first: 0.1 × 30 is a little more than 3.
-        return max(1, math.ceil(round(self.epochs * self._per_epoch(), 6)))
+        return max(1, math.ceil(round(self.epochs * self.per_epoch, 6)))
 
     def __getitem__(self, step: int) -> Step:
         if not 0 <= step < len(self):
             raise IndexError(step)
-        epoch, part = divmod(step, self._per_epoch())
+        epoch, part = divmod(step, self.per_epoch)
         order = list(range(len(self.groups)))
         if self.seed is not None:
             random.Random(f"{self.seed}/{epoch}").shuffle(order)
@@ -217,7 +217,9 @@ class Steps(Dataset[Step]):
             forward_tokens=sum(_size(row, self.packing) for row in rows),
         )
 
-    def _per_epoch(self) -> int:
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of one pass over the trajectories."""
         return -(-len(self.groups) // self.batch)
 
 

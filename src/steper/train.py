@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -276,21 +277,28 @@ def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
         "packing": trainer.steps.packing,
         "unique_share": round(rows[-1]["forward_tokens"] / rows[-1]["tokens"], 3),
         "train_seconds": rows[-1]["seconds"],
-        "losses": dict(zip(TASKS, rows[-1]["losses"], strict=True)),
+        "losses": _last_losses(trainer, config),
     }
-    best = trainer.state.best_model_checkpoint
-    if best:
+    best, loss = trainer.state.best_model_checkpoint, trainer.state.best_metric
+    if best and loss is not None:
         counts["best_step"] = int(best.rpartition("-")[2])
-        counts["validation_loss"] = trainer.state.best_metric
+        counts["validation_loss"] = round(loss, 6)
     return counts
+
+
+def _last_losses(trainer: StepTrainer, config: TrainConfig) -> dict[str, float]:
+    """L of each task trained, the mean over the steps of the last epoch: one step is a few runs."""
+    rows = read_history(config.out / HISTORY)[-trainer.steps.per_epoch :]
+    means = [fmean(row["losses"][number] for row in rows) for number in range(len(TASKS))]
+    return {task: round(mean, 4) for task, mean in zip(TASKS, means, strict=True) if mean}
 
 
 def _card(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> str:
     library = "peft" if config.lora_rank else "transformers"
     base = f"base_model: {config.base}\n" if not Path(model_path(config.base)).exists() else ""
     lora = f" LoRA adapter of rank {config.lora_rank}." if config.lora_rank else ""
-    losses = read_history(config.out / HISTORY)[-1]["losses"]
-    shown = ", ".join(f"{t} {loss:.3f}" for t, loss in zip(TASKS, losses, strict=True) if loss)
+    losses = _last_losses(trainer, config)
+    shown = ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
     return f"""\
 ---
 library_name: {library}
@@ -301,7 +309,7 @@ library_name: {library}
 
 Base: `{config.base}`.{lora} Objective: `{config.objective}` on {", ".join(config.tasks)};
 {len(trainer.steps.groups):,} trajectories, {config.epochs:g} epochs, batch {config.batch},
-learning rate {config.lr:g}. Task losses of the last step: {shown}.
+learning rate {config.lr:g}. Task losses, mean of the last epoch: {shown}.
 
 Strategy: `{setting.strategy}`, {setting.k} passages a search, at most {setting.max_steps} steps.
 Ask it with `steper ask`, which reads `steper.json` for prompt wording and retrieval settings.
