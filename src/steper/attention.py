@@ -51,7 +51,7 @@ class Layout:
     def __init__(self, trees: Sequence[Tree], positions: Tensor, ends: Tensor) -> None:
         self.trees, self.positions, self.ends = trees, positions, ends
         self._parts: list[Part] = []
-        self._masks: dict[tuple[Part, int | None], Tensor] = {}
+        self._masks: dict[tuple[Part, int | None, torch.dtype], Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
 
     def parts(self) -> list[Part]:
@@ -67,15 +67,22 @@ class Layout:
                     first = ends[first]
         return self._parts
 
-    def mask(self, part: Part, window: int | None) -> Tensor:
-        """What a part's nodes see, (nodes, ancestors and nodes), True where they see."""
-        if (part, window) not in self._masks:  # the same in every layer
+    def mask(self, part: Part, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores of a part's nodes, (nodes, ancestors and nodes).
+
+        0 where a node sees and -∞ where it does not: kernels turn True and False into that, too,
+        but in every layer again.
+        """
+        name = (part, window, dtype)
+        if name not in self._masks:
             device = self.ends.device
             nodes = torch.arange(part.first, part.last, device=device)
             ancestors = torch.arange(part.begin, part.fork, device=device)
             keys = torch.cat([ancestors, nodes])
-            self._masks[part, window] = self._sees(nodes[:, None], keys[None, :], window)
-        return self._masks[part, window]
+            sees = self._sees(nodes[:, None], keys[None, :], window)
+            mask = torch.zeros(sees.shape, dtype=dtype, device=device)
+            self._masks[name] = mask.masked_fill_(~sees, -torch.inf)
+        return self._masks[name]
 
     def blocks(self, window: int | None) -> BlockMask:
         """The whole row's mask for FlexAttention."""
@@ -159,7 +166,7 @@ def trie_attention(
                 query[:, :, part.first : part.last],
                 keys,
                 values,
-                attn_mask=None if causal else layout.mask(part, sliding_window),
+                attn_mask=None if causal else layout.mask(part, sliding_window, query.dtype),
                 is_causal=causal,
                 dropout_p=dropout,
                 scale=scaling,

@@ -223,7 +223,7 @@ def test_the_block_mask_for_cuda_says_the_same(window: int | None) -> None:
     # The same, put together from the parts of a CPU.
     parts = torch.zeros(nodes, nodes, dtype=torch.bool)
     for part in layout.parts():
-        mask = layout.mask(part, window)
+        mask = layout.mask(part, window, torch.float32) == 0
         ancestors = part.fork - part.begin
         parts[part.first : part.last, part.begin : part.fork] = mask[:, :ancestors]
         parts[part.first : part.last, part.first : part.last] = mask[:, ancestors:]
