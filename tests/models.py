@@ -10,6 +10,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steper.world.pretrain import byte_level_bpe
 
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+"""The shape of Llama-3.1-8B: what config.json says on the hub."""
+
 
 def tiny_tokenizer(texts: Iterable[str], *, vocab_size: int = 600) -> PreTrainedTokenizerFast:
     return byte_level_bpe(texts, vocab_size=vocab_size)

@@ -4,7 +4,7 @@ Silent masking is how fine-tuning fails: a loss of 0.0 because every target was 
 worded as the student will never be asked. Each such example is found before any weight is loaded,
 shown, and stops the run unless it was allowed by name.
 
->>> data, audit = encode(examples, tokenizer, setting=setting, max_length=4096)  # doctest: +SKIP
+>>> data, audit = encode(examples, tokenizer, template=t, max_length=4096)  # doctest: +SKIP
 >>> print(audit.table())  # doctest: +SKIP
 """
 

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -202,9 +203,7 @@ class Steps(Dataset[Step]):
         if not 0 <= step < len(self):
             raise IndexError(step)
         epoch, part = divmod(step, self.per_epoch)
-        order = list(range(len(self.groups)))
-        if self.seed is not None:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        order = _order(len(self.groups), self.seed, epoch)
         chosen = [self.groups[i] for i in order[part * self.batch : (part + 1) * self.batch]]
         rows = distribute(
             chosen, packing=self.packing, row_tokens=self.row_tokens, multiple=self.processes
@@ -223,6 +222,15 @@ class Steps(Dataset[Step]):
         return -(-len(self.groups) // self.batch)
 
 
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
+    """The order of an epoch's trajectories; every step of the epoch asks for it."""
+    order = list(range(count))
+    if seed is not None:
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
 def distribute(
     groups: Sequence[Group], *, packing: Packing, row_tokens: int, multiple: int = 1
 ) -> list[list[Group]]:
@@ -234,11 +242,15 @@ def distribute(
     """
     if packing == "none":
         return _padded([example for group in groups for example in group], row_tokens, multiple)
-    if packing == "rows":
-        groups = [[example] for group in groups for example in group]
-    sizes = [_size([group], packing) for group in groups]
+    whole = _units(groups, packing)
+    sizes = [_size([unit], packing) for unit in whole]
     rows = fill(sizes, capacity=row_tokens, multiple=multiple)
-    return [[groups[item] for item in row] for row in rows]
+    return [[whole[item] for item in row] for row in rows]
+
+
+def _units(groups: Sequence[Group], packing: Packing) -> Sequence[Group]:
+    """What stays together in a pass: trajectories in a trie, single examples otherwise."""
+    return groups if packing == "trie" else [[example] for group in groups for example in group]
 
 
 def _size(row: Sequence[Group], packing: Packing) -> int:
@@ -258,9 +270,13 @@ def largest_pass(
     That of the largest trajectories in one step, as far as they fit into it, or of the longest
     one alone.
     """
-    whole = groups if packing == "trie" else [[example] for group in groups for example in group]
-    longest = max(_size([group], packing) for group in whole)
-    largest = sorted(groups, key=lambda group: -_size([group], packing))[:batch]
+    sizes = [_size([group], packing) for group in groups]
+    order = sorted(range(len(groups)), key=lambda number: -sizes[number])
+    largest = [groups[number] for number in order[:batch]]
+    # The longest trajectory is the first of them; the longest example may be anywhere.
+    longest = sizes[order[0]]
+    if packing != "trie":
+        longest = max(len(example.ids) for group in groups for example in group)
     tokens = max(longest, min(row_tokens, _size(largest, packing)))
     rows = distribute(largest, packing=packing, row_tokens=row_tokens)
     batches = [collate(row, packing=packing, pad_id=0) for row in rows]
@@ -306,10 +322,9 @@ def packing_error(
     device = next(model.parameters()).device
     model.eval()
     try:
-        if packing == "rows":
-            groups = [[example] for group in groups for example in group]
         use_attention(base, TRIE)
-        packed = forward(model, collate(groups, packing=packing, pad_id=pad_id).to(device))
+        row = collate(_units(groups, packing), packing=packing, pad_id=pad_id)
+        packed = forward(model, row.to(device))
         use_attention(base, attention)
         alone = [
             forward(model, collate([[example]], packing="none", pad_id=pad_id).to(device))

@@ -120,16 +120,18 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     )
     newest = last_checkpoint(config.out / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    # The first process alone has the history, and writes what comes of it.
+    counts = _counts(trainer, config) if stage else {}
     save_student(
         trainer,
         config.out / STUDENT,
         setting=setting,
-        card=_card(trainer, config, setting),
+        card=_card(config, setting, counts) if stage else "",
         # Trained in float32, a student takes the precision, and the room, that its base had.
         dtype=None if config.lora_rank else shape.dtype,
     )
     if stage:
-        stage.finish(_counts(trainer, config))
+        stage.finish(counts)
         shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
         _push(config)
     PartialState().destroy_process_group()
@@ -237,7 +239,7 @@ def _model(config: TrainConfig, arguments: TrainingArguments) -> PreTrainedModel
         options["device_map"] = {"": arguments.device.index or 0}
     # Master weights are float32; bf16 rounds activations. A frozen base needs no more than bf16.
     base = model_path(config.base)
-    model, _ = load_model(
+    model = load_model(
         str(Path(base).resolve()) if Path(base).is_dir() else base,  # an adapter remembers it
         device="" if config.qlora else "cpu",
         dtype="bfloat16" if narrow else "float32",
@@ -277,7 +279,7 @@ def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
         "packing": trainer.steps.packing,
         "unique_share": round(rows[-1]["forward_tokens"] / rows[-1]["tokens"], 3),
         "train_seconds": rows[-1]["seconds"],
-        "losses": _last_losses(trainer, config),
+        "losses": _mean_losses(rows[-trainer.steps.per_epoch :]),
     }
     best, loss = trainer.state.best_model_checkpoint, trainer.state.best_metric
     if best and loss is not None:
@@ -286,19 +288,17 @@ def _counts(trainer: StepTrainer, config: TrainConfig) -> dict[str, Any]:
     return counts
 
 
-def _last_losses(trainer: StepTrainer, config: TrainConfig) -> dict[str, float]:
-    """L of each task trained, the mean over the steps of the last epoch: one step is a few runs."""
-    rows = read_history(config.out / HISTORY)[-trainer.steps.per_epoch :]
+def _mean_losses(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """L of each task trained, the mean over some steps: a single one is a few trajectories."""
     means = [fmean(row["losses"][number] for row in rows) for number in range(len(TASKS))]
     return {task: round(mean, 4) for task, mean in zip(TASKS, means, strict=True) if mean}
 
 
-def _card(trainer: StepTrainer, config: TrainConfig, setting: Setting) -> str:
+def _card(config: TrainConfig, setting: Setting, counts: dict[str, Any]) -> str:
     library = "peft" if config.lora_rank else "transformers"
     base = f"base_model: {config.base}\n" if not Path(model_path(config.base)).exists() else ""
     lora = f" LoRA adapter of rank {config.lora_rank}." if config.lora_rank else ""
-    losses = _last_losses(trainer, config)
-    shown = ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
+    shown = ", ".join(f"{task} {loss:.3f}" for task, loss in counts["losses"].items())
     return f"""\
 ---
 library_name: {library}
@@ -308,7 +308,7 @@ library_name: {library}
 # A student trained with steper
 
 Base: `{config.base}`.{lora} Objective: `{config.objective}` on {", ".join(config.tasks)};
-{len(trainer.steps.groups):,} trajectories, {config.epochs:g} epochs, batch {config.batch},
+{counts["trajectories"]:,} trajectories, {config.epochs:g} epochs, batch {config.batch},
 learning rate {config.lr:g}. Task losses, mean of the last epoch: {shown}.
 
 Strategy: `{setting.strategy}`, {setting.k} passages a search, at most {setting.max_steps} steps.

@@ -210,7 +210,6 @@ class StepRecorder(TrainerCallback, ExportableState):
 
     def __init__(self, trainer: StepTrainer, path: Path) -> None:
         self.trainer, self.path = trainer, path
-        self.note: str | None = None
         self._begin = time.monotonic()
         self._bar: tqdm[Any] = tqdm(disable=True)
 
@@ -237,12 +236,12 @@ class StepRecorder(TrainerCallback, ExportableState):
             rows = read_history(self.path)[: state.global_step]
             _restore_patience(trainer.callback_handler.callbacks, state)
         wanted = trainer.steps.packing
-        self.note = trainer.settle_packing()
+        refusal = trainer.settle_packing()
         if not state.is_world_process_zero:
             return
-        if self.note:
+        if refusal:
             tqdm.write(
-                f"Packing: {trainer.steps.packing!r} instead of {wanted!r}: {self.note}. It takes "
+                f"Packing: {trainer.steps.packing!r} instead of {wanted!r}: {refusal}. It takes "
                 "more time and memory than was estimated."
             )
         if trainer.validation is not None and args.eval_steps > state.max_steps:

@@ -36,7 +36,7 @@ from steper.batches import collate, forward
 from steper.build import read_examples
 from steper.config import TrainConfig
 from steper.errors import SteperError
-from steper.lm.local import LocalLM, load_model
+from steper.lm.local import LocalLM, load_model, load_tokenizer
 from steper.models import read_setting, write_setting
 from steper.store import write_records
 from steper.train import train
@@ -429,7 +429,7 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(road: Road, tmp_path: 
 
 def loss_alone(road: Road, student: Path) -> float:
     """Mean over the tasks of L_j, by one forward pass an example."""
-    model, tokenizer = load_model(str(student), device="cpu")
+    model, tokenizer = load_model(str(student), device="cpu"), load_tokenizer(str(student))
     setting = read_setting(road.examples / "setting.json")
     groups, _ = encode(
         read_examples(road.examples), tokenizer, template=setting.template, max_length=4096

@@ -20,18 +20,11 @@ from transformers import (
     Qwen2Config,
 )
 
+from models import LLAMA_8B
 from steper.memory import Shape, _container, available, estimate
 
 GB, GIB = 10**9, 2**30
 
-LLAMA_8B = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-)
 TINY = {
     "vocab_size": 300,
     "hidden_size": 32,

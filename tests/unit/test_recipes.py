@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import DistributedType
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+from transformers import PretrainedConfig, Qwen2Config
 
+from models import LLAMA_8B
 from steper.cli import parse
 from steper.config import TrainConfig
 from steper.memory import estimate
@@ -35,14 +36,7 @@ def qwen(
 
 # What config.json says on the hub.
 SHAPES: dict[str, PretrainedConfig] = {
-    "meta-llama/Llama-3.1-8B-Instruct": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
+    "meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
     "Qwen/Qwen2.5-0.5B-Instruct": qwen(896, 4864, 24, (14, 2)),
     "Qwen/Qwen2.5-1.5B-Instruct": qwen(1536, 8960, 28, (12, 2)),
     "Qwen/Qwen2.5-3B-Instruct": qwen(2048, 11008, 36, (16, 2)),

@@ -41,8 +41,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto", **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model (or an adapter with its base) and its tokenizer.
+) -> PreTrainedModel:
+    """Load a causal language model, or an adapter with its base.
 
     Args:
         name: folder or hub id.
@@ -54,7 +54,6 @@ def load_model(
     Raises:
         SteperError: if it cannot be loaded, with what ``transformers`` said.
     """
-    tokenizer = load_tokenizer(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
@@ -63,7 +62,7 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device:
         cast(torch.nn.Module, model).to(device)
-    return cast(PreTrainedModel, model), tokenizer
+    return cast(PreTrainedModel, model)
 
 
 def _unloadable(name: str, error: Exception) -> SteperError:
@@ -100,7 +99,8 @@ class LocalLM:
     def __init__(
         self, name: str | Path, *, device: str = "auto", max_tokens: int = 128, batch_size: int = 32
     ) -> None:
-        self.model, self.tokenizer = load_model(str(name), device=device)
+        self.tokenizer = load_tokenizer(str(name))
+        self.model = load_model(str(name), device=device)
         self.model.eval()
         self.tokenizer.padding_side = "left"
         self.max_tokens, self.batch_size = max_tokens, batch_size
