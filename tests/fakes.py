@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from steper.protocols import Request
-from steper.types import Passage
+from steper.protocols import LM, Completion, Request, Turn
+from steper.types import Passage, Question
 
 
 class ListRetriever:
@@ -34,6 +35,24 @@ class ScriptedLM:
     def __init__(self, lines: Sequence[str]) -> None:
         self.lines, self.requests = list(lines), list[Request]()
 
-    def complete(self, requests: Sequence[Request]) -> list[str]:
-        self.requests += requests
-        return [self.lines.pop(0) for _ in requests]
+    async def complete(self, request: Request) -> Completion:
+        self.requests.append(request)
+        return Completion(self.lines.pop(0))
+
+
+def ask(prompt: str) -> Request:
+    """A request of a plain prompt."""
+    return Request((Turn("assistant", prompt),), Question("q", "Who?", "A"), (), (), False)
+
+
+def completions(lm: LM, requests: Sequence[Request]) -> list[Completion]:
+    """What a model answers to requests made at the same time."""
+
+    async def together() -> list[Completion]:
+        return await asyncio.gather(*(lm.complete(request) for request in requests))
+
+    return asyncio.run(together())
+
+
+def texts(lm: LM, requests: Sequence[Request]) -> list[str]:
+    return [completion.text for completion in completions(lm, requests)]

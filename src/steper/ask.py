@@ -7,7 +7,7 @@ from collections.abc import Callable
 from steper.config import AskConfig
 from steper.driver import run
 from steper.index import open_index
-from steper.models import build_lm, default_setting, saved_setting
+from steper.models import build_lm, default_setting, taught_setting
 from steper.types import Question, Step, Trajectory
 
 
@@ -21,7 +21,7 @@ def ask(config: AskConfig, *, show: Callable[[str], None] = print) -> Trajectory
     Raises:
         SteperError: if the model or the index cannot be opened.
     """
-    setting = saved_setting(config.model) or default_setting()
+    setting = taught_setting(config.model, config.setting) or default_setting()
     question = Question(id="question", question=config.question, answer="")
     number = 0
 
@@ -33,7 +33,7 @@ def ask(config: AskConfig, *, show: Callable[[str], None] = print) -> Trajectory
             show(f"  + {passage.title}")
         show(f"  {step.reasoning}")
 
-    retriever, lm = open_index(config.index), build_lm(config.model, device=config.device)
+    retriever, lm = open_index(config.index), build_lm(config.model, config)
     (trajectory,) = run([question], setting=setting, retriever=retriever, lm=lm, on_step=show_step)
     show(f"Answer: {trajectory.answer or '(none within the allowed steps)'}")
     return trajectory

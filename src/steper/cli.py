@@ -32,6 +32,7 @@ The road, one command a stage; each reads the folder the one before it wrote:
   steper report             one self-contained HTML page
   steper ask "QUESTION"     one question, each step printed as it happens
 
+  steper trajectories RUN   a page to read what a run did, or two runs side by side
   steper recall             how often the index finds the gold passages
   steper export             the examples as prompt/completion and messages, for other trainers
   steper demo               all of it, offline, in minutes
@@ -89,6 +90,8 @@ def run(arguments: Sequence[str]) -> int:
             _evaluate(rest)
         case "report":
             _report(rest)
+        case "trajectories":
+            _trajectories(rest)
         case "ask":
             _ask(rest)
         case "recall":
@@ -117,7 +120,13 @@ def _rollout(arguments: list[str]) -> None:
     from steper.rollout import rollout
     from steper.store import require_finished
 
-    folder = rollout(parse(RolloutConfig, "rollout", arguments))
+    config = parse(RolloutConfig, "rollout", arguments)
+    if not config.base_url and config.teacher not in ("annotated", "world"):
+        _quiet_libraries()
+    folder = rollout(config)
+    if config.dry_run:
+        print(f"Stopped by --dry-run; the same command without it goes on: {folder}")
+        return
     _show_counts(require_finished(folder, stage="rollout")["counts"])
     print(f"Trajectories: {folder}")
 
@@ -169,6 +178,23 @@ def _report(arguments: list[str]) -> None:
 
     write_report(config.evaluations, config.out, trainings=config.trainings)
     print(f"Report: {config.out}")
+
+
+def _trajectories(arguments: list[str]) -> None:
+    from steper.config import TrajectoriesConfig
+    from steper.trajectories import browse
+
+    config = parse(TrajectoriesConfig, "trajectories", arguments)
+    written = browse(
+        config.runs,
+        build=config.build,
+        port=config.port,
+        out=config.out,
+        limit=config.limit,
+        open_browser=config.open_browser,
+    )
+    if written:
+        print(f"Page: {written}")
 
 
 def _ask(arguments: list[str]) -> None:
@@ -301,6 +327,7 @@ def _unknown(command: str) -> SteperError:
         "train",
         "evaluate",
         "report",
+        "trajectories",
         "ask",
         "recall",
         "export",

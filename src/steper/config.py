@@ -11,9 +11,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional
 
-from steper.types import TASKS, PromptLayout, Task
+from steper.types import TASKS, PromptLayout, StrategyName, Task
 
 Rules = Literal["hotpotqa", "2wikimultihopqa", "musique"]
+FilterName = Literal[
+    "answer", "empty", "repeat", "length", "ungrounded", "no-gain", "gold", "judge"
+]
 
 
 class Config(BaseModel):
@@ -33,9 +36,61 @@ class IndexConfig(Config):
     """Language of stop words and stemmer."""
 
 
-class RolloutConfig(Config):
-    """Let a teacher answer questions step by step, searching the index."""
+class ModelOptions(Config):
+    """How a language model is reached and how it draws its words.
 
+    A command inherits these together with options of its own, named second so that --help shows its
+    own first.
+    """
+
+    base_url: tuple[str, ...] = ()
+    """OpenAI-compatible server(s), as http://localhost:8000/v1; the model's name is then its name
+    there. Several share the work, and stand in for each other."""
+    api: Literal["auto", "chat", "chat-prefix", "completions"] = "auto"
+    """How a server is asked: `chat-prefix` continues the assistant's turn (vLLM, SGLang), `chat`
+    asks for the next sentence in a conversation (any server), `completions` sends plain text (for
+    students); `auto` finds out which of these the server can."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key."""
+    timeout_s: float = Field(default=120.0, gt=0.0)
+    """Seconds until an attempt is given up and made again."""
+    retries: int = Field(default=8, ge=0)
+    """Further attempts at a call that failed, after growing waits."""
+    concurrency: int = Field(default=64, ge=1)
+    """Most calls or questions under way at once; fewer where the server asks for it."""
+    cache: str = ""
+    """File with every completion ever paid for, so that none is paid twice; `none` for no cache. By
+    default completions.sqlite in $STEPER_CACHE, else in ~/.cache/steper."""
+    price_prompt: float = Field(default=0.0, ge=0.0)
+    """Price of a million prompt tokens, in any currency."""
+    price_cached: float | None = Field(default=None, ge=0.0)
+    """Price of a million prompt tokens that the server had cached; by default as any other."""
+    price_completion: float = Field(default=0.0, ge=0.0)
+    """Price of a million tokens written."""
+    budget: float | None = Field(default=None, ge=0.0)
+    """Most to spend on this run; it stops cleanly there, and a higher budget goes on."""
+    backend: Literal["transformers", "paged", "vllm"] = "transformers"
+    """How a model runs in process: `transformers`; `paged`, its continuous batching for CUDA; or
+    `vllm` (pip install 'steper[vllm]')."""
+    device: str = "auto"
+    """Where a model in process runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy; several --samples or --candidates need more."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the probability that words are drawn from."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Most tokens of one sentence that a model writes."""
+
+
+MEANS = (
+    "base_url api_key_env timeout_s retries concurrency cache price_prompt price_cached "
+    "price_completion budget backend device"
+)
+"""Options that change how a completion is come by, but not what a run is: they may change when it
+is resumed."""
+
+
+class _Rollout(Config):
     index: Path
     """Index folder."""
     questions: Path
@@ -44,13 +99,14 @@ class RolloutConfig(Config):
     """Run folder."""
     teacher: str = "annotated"
     """`annotated` (gold chains of the data set), `world` (the offline world's reader), or a model:
-    a folder or a hub id."""
+    a folder, a hub id, or with --base-url the name of a model at a server."""
     chains: Path | None = None
     """File of reasoning chains written by people, for the annotated teacher."""
-    strategy: Literal["ircot", "single-step"] = "ircot"
-    """How searching and writing alternate."""
-    prompt: str = "ircot"
-    """Prompt wording: `ircot`, `world`, or a file of your own (see docs/formats.md)."""
+    strategy: StrategyName = "ircot"
+    """How searching and writing alternate (see docs/strategies.md)."""
+    prompt: str = ""
+    """Prompt wording: a shipped one, as `ircot` or `ircot-ko`, or a file of your own (see
+    docs/strategies.md). By default the strategy's English one."""
     layout: PromptLayout | None = None
     """`grouped`: all passages, then all reasoning; `interleaved`: step by step, on one text that
     only grows. By default the wording's own, else `grouped`."""
@@ -58,6 +114,18 @@ class RolloutConfig(Config):
     """Passages per search."""
     max_steps: int = Field(default=5, ge=1)
     """Most steps per question (the paper's S)."""
+    max_passages: int = Field(default=0, ge=0)
+    """Ask for the answer once a question has so many passages; 0: no limit."""
+    max_run_tokens: int = Field(default=0, ge=0)
+    """Ask for the answer once a question took so many tokens, read and written; 0: no limit."""
+    early_stop: bool = False
+    """Ask for the answer as soon as a sentence is written a second time."""
+    force_search: bool = False
+    """Search at every step, also where the model may choose not to."""
+    samples: int = Field(default=1, ge=1)
+    """Runs per question; `steper build` keeps the best."""
+    candidates: int = Field(default=1, ge=1)
+    """Sentences drawn per step, of which the best is kept."""
     split: str | None = None
     """Use only the questions of this split."""
     limit: int | None = Field(default=None, ge=1)
@@ -65,32 +133,66 @@ class RolloutConfig(Config):
     error_rate: float = Field(default=0.05, ge=0.0, lt=1.0)
     """How often the `world` teacher misreads a fact."""
     seed: int = 0
-    """Seed of the `world` teacher's errors."""
-    max_tokens: int = Field(default=128, ge=1)
-    """Most tokens of one sentence that a model writes."""
-    device: str = "auto"
-    """Where a model teacher runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
+    """Seed of what a model draws and of the `world` teacher's errors."""
+    retry_failed: bool = False
+    """Try the questions again that failed before."""
+    dry_run: bool = False
+    """Run a few questions, say what all would take, and stop; what they cost is not paid again."""
+    dry_run_questions: int = Field(default=20, ge=1)
+    """How many questions --dry-run takes."""
+    engine: Literal["local", "ray"] = "local"
+    """`ray` shares the questions out to workers on a Ray cluster."""
+    workers: int = Field(default=2, ge=1)
+    """Workers of --engine ray."""
+    worker_gpus: float = Field(default=0.0, ge=0.0)
+    """GPUs of each worker of --engine ray."""
 
 
-class BuildConfig(Config):
-    """Filter trajectories by their answer and build the three kinds of example."""
+class RolloutConfig(ModelOptions, _Rollout):
+    """Let a teacher answer questions step by step, searching the index."""
 
+
+class _Build(Config):
     rollout: Path
     """Folder made by `steper rollout`."""
     out: Path
     """Run folder."""
+    filters: tuple[FilterName, ...] = ("answer", "empty", "repeat")
+    """Which filters drop trajectories, in this order: `answer`, `empty`, `repeat`, `length`,
+    `ungrounded` (names what it has not read), `no-gain` (has a wasted step), `gold` (missed gold
+    passages), `judge` (--judge says so). Each is counted alone, too."""
     measure: Literal["em", "f1", "acc"] = "em"
     """Measure of the answer filter."""
     threshold: float = Field(default=1.0, gt=0.0, le=1.0)
     """Least value of the measure that passes."""
     rules: Rules = "hotpotqa"
     """Whose official scoring rules apply."""
+    min_words: int = Field(default=1, ge=0)
+    """Fewest words of a sentence, for the `length` filter."""
+    max_words: int = Field(default=80, ge=1)
+    """Most words of a sentence, for the `length` filter."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Most steps of a trajectory, for the `length` filter; by default any number."""
+    min_gold_recall: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Least share of the gold titles found, for the `gold` filter."""
+    judge: str | None = None
+    """Model that rates every step for the `judge` filter: a folder, a hub id, or with --base-url
+    the name of a model at a server. Only what no other filter drops is judged."""
+    choose: Literal["best", "all"] = "best"
+    """Of several kept samples of a question: `best` takes the one with the fewest steps, then the
+    most gold titles; `all` takes all."""
+    few_shot: bool = False
+    """Keep the teacher's worked examples in the student's prompts."""
     layout: PromptLayout | None = None
     """Lay the prompts out anew, without a new rollout; the student is then asked in this layout.
     By default the rollout's."""
     targets: Literal["cumulative", "incremental"] | None = None
     """Whether a target repeats the earlier reasoning (Eq. 3) or holds the new sentence (Eq. 2). By
     default `cumulative` in the grouped layout; the interleaved one has `incremental` only."""
+
+
+class BuildConfig(ModelOptions, _Build):
+    """Filter trajectories and build the three kinds of example (see docs/filters.md)."""
 
 
 class TrainConfig(Config):
@@ -175,11 +277,10 @@ class ExportConfig(Config):
     """Abilities to write: any of `initialization`, `expansion`, `aggregation`."""
 
 
-class EvaluateConfig(Config):
-    """Run a student, base model or teacher on questions and score it."""
-
+class _Evaluate(Config):
     model: str
-    """A student folder, a model folder or hub id, `annotated` or `world`."""
+    """A student folder, a model folder or hub id, `annotated`, `world`, or with --base-url the name
+    of a model at a server."""
     index: Path
     """Index folder."""
     questions: Path
@@ -194,7 +295,7 @@ class EvaluateConfig(Config):
     """Whose official scoring rules apply."""
     chains: Path | None = None
     """File of reasoning chains written by people, for the annotated teacher."""
-    strategy: Literal["ircot", "single-step"] | None = None
+    strategy: StrategyName | None = None
     """How searching and writing alternate; a student folder brings its own."""
     prompt: str | None = None
     """Prompt wording; a student folder brings its own."""
@@ -204,14 +305,26 @@ class EvaluateConfig(Config):
     """Passages per search; a student folder brings its own."""
     max_steps: int | None = Field(default=None, ge=1)
     """Most steps per question; a student folder brings its own."""
+    max_passages: int | None = Field(default=None, ge=0)
+    """Passages after which the answer is asked for; a student folder brings its own."""
+    max_run_tokens: int | None = Field(default=None, ge=0)
+    """Tokens after which the answer is asked for; a student folder brings its own."""
+    early_stop: bool | None = None
+    """Ask for the answer at a repeated sentence; a student folder brings its own."""
+    force_search: bool | None = None
+    """Whether to search at every step; a student folder brings its own."""
+    setting: Path | None = None
+    """The steper.json of a student that a server serves: asks it as it was taught."""
     error_rate: float = Field(default=0.05, ge=0.0, lt=1.0)
     """How often the `world` teacher misreads a fact."""
-    max_tokens: int = Field(default=128, ge=1)
-    """Most tokens of one sentence that a model writes."""
-    device: str = "auto"
-    """Where a model runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
     seed: int = 0
-    """Seed of the bootstrap intervals and of the `world` teacher's errors."""
+    """Seed of draws, bootstrap intervals and the `world` teacher's errors."""
+    retry_failed: bool = False
+    """Try the questions again that failed before."""
+
+
+class EvaluateConfig(ModelOptions, _Evaluate):
+    """Run a student, base model or teacher on questions and score it."""
 
 
 class ReportConfig(Config):
@@ -223,6 +336,23 @@ class ReportConfig(Config):
     """HTML file."""
     trainings: tuple[Path, ...] = ()
     """Folders made by `steper train`, whose curves to draw."""
+
+
+class TrajectoriesConfig(Config):
+    """Read a run's trajectories in the browser, or those of two runs side by side."""
+
+    runs: Positional[tuple[Path, ...]]
+    """One or two folders made by `steper rollout` or `steper evaluate`."""
+    build: Path | None = None
+    """Folder made by `steper build` from one of them: what its filters kept and dropped."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """Port of the page, on this machine only; 0 for any that is free."""
+    out: Path | None = None
+    """Write one HTML file with the first trajectories inside, and serve nothing."""
+    limit: int = Field(default=200, ge=1)
+    """How many trajectories the file holds."""
+    open_browser: bool = True
+    """Open the page in the browser."""
 
 
 class RecallConfig(Config):
@@ -240,17 +370,19 @@ class RecallConfig(Config):
     """Seed of the bootstrap intervals."""
 
 
-class AskConfig(Config):
-    """Answer one question, printing each step as it happens."""
-
+class _Ask(Config):
     question: Positional[str]
     """The question."""
     model: str
-    """A student folder, or a model folder or hub id."""
+    """A student folder, a model folder or hub id, or with --base-url a model's name at a server."""
     index: Path
     """Index folder."""
-    device: str = "auto"
-    """Where the model runs: `auto` takes a GPU where there is one; or `cpu`, `cuda:1`, …"""
+    setting: Path | None = None
+    """The steper.json of a student that a server serves: asks it as it was taught."""
+
+
+class AskConfig(ModelOptions, _Ask):
+    """Answer one question, printing each step as it happens."""
 
 
 class DemoConfig(Config):

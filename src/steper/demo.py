@@ -77,6 +77,8 @@ def demo(config: DemoConfig) -> Path:
         world, index = (config.out / "seed-0" / name for name in ("world", "index"))
         question = load_questions(world / "questions.jsonl", split="test", limit=1)[0].question
         model = trainings[-1] / STUDENT
+        arms = [config.out / "seed-0" / f"{arm}-evaluation" for arm in OBJECTIVES]
+        print(f"Read it: {sys.argv[0]} trajectories {arms[1]} {arms[0]}")
         print(f'Try it:  {sys.argv[0]} ask "{question}" --model {model} --index {index}')
     return report
 

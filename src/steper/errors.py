@@ -18,3 +18,11 @@ class SteperError(Exception):
         if fix:
             parts.append(fix)
         super().__init__(" ".join(parts))
+
+
+class CompletionError(SteperError):
+    """One completion could not be had; its question fails, the run goes on."""
+
+
+class BudgetSpent(SteperError):
+    """The next call could cost more than the budget has left; the run stops, to be resumed."""

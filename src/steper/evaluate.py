@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -19,11 +19,20 @@ from typing import Any
 from tabulate import tabulate
 
 from steper.config import EvaluateConfig
+from steper.driver import in_step, outcomes
 from steper.errors import SteperError
 from steper.index import open_index
 from steper.metrics import Rules, mean_interval, normalize, recall, score
-from steper.models import build_lm, default_setting, model_path, saved_setting
-from steper.rollout import TRAJECTORIES, answerable, read_questions, roll
+from steper.models import build_lm, default_setting, model_path, remarks, taught_setting
+from steper.rollout import (
+    Logs,
+    answerable,
+    counts,
+    follow,
+    identity,
+    open_purse,
+    read_questions,
+)
 from steper.setting import Setting
 from steper.store import Run, read_json, require_finished, write_json, write_records
 from steper.templates import load_template
@@ -32,6 +41,10 @@ from steper.types import STRICT, Trajectory
 MEASURES = (
     "em", "f1", "acc", "recall", "first_step_acc", "middle_step_acc", "last_step_acc", "steps",
 )  # fmt: skip
+
+
+OPTIONS = ("k", "max_steps", "max_passages", "max_run_tokens", "early_stop", "force_search")
+"""Options of the command that are fields of the setting, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +115,15 @@ def score_trajectory(trajectory: Trajectory, rules: Rules) -> QuestionScore:
     )
 
 
-def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
+def evaluate(
+    config: EvaluateConfig, *, label: str = "", say: Callable[[str], None] = print
+) -> Path:
     """Run the stage and return its folder.
 
     Args:
         config: what to evaluate on what.
         label: name of the run in tables; by default the output folder's.
+        say: receives what the model has to tell of its calls.
 
     Raises:
         SteperError: on bad input, a setting other than the student's own, or where the folder
@@ -117,48 +133,72 @@ def evaluate(config: EvaluateConfig, *, label: str = "") -> Path:
     questions = read_questions(
         config.questions, split=config.split, limit=config.limit, chains=config.chains
     )
-    if config.model == "annotated":
+    if config.model == "annotated" and not config.base_url:
         questions = answerable(questions, config.questions)
     index_manifest = require_finished(config.index, stage="index")
     inputs = {"index": config.index / "manifest.json", "questions": config.questions}
-    if Path(path := model_path(config.model)).is_dir():
+    if not config.base_url and Path(path := model_path(config.model)).is_dir():
         inputs["model"] = Path(path)
-    stage = Run.open(
+    with Run.open(
         config.out,
         stage="evaluate",
-        config=config.model_dump(mode="json", exclude={"out", "device"}) | setting.record(),
+        config=identity(config, "retry_failed setting") | setting.record(),
         inputs=inputs,
-    )
-    if stage.finished:
-        return stage.path
-    lm = build_lm(
-        config.model,
-        device=config.device,
-        max_tokens=config.max_tokens,
-        error_rate=config.error_rate,
-        seed=config.seed,
-    )
-    begin = time.monotonic()
-    log = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.question.id)
-    done = roll(questions, log, setting=setting, retriever=open_index(config.index), lm=lm)
-    seconds = round(time.monotonic() - begin, 2)
-    scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
-    write_records(stage.path / "scores.jsonl", scores)
-    result = {
-        "label": label or config.out.name,
-        "model": config.model,
-        "split": config.split or "all",
-        "n": len(scores),
-        "questions_sha256": stage.inputs["questions"],
-        "corpus_sha256": index_manifest["counts"]["corpus_sha256"],
-        "rules": config.rules,
-        "setting": setting.record(),
-        "seconds": seconds,
-        "metrics": summarise(scores, seed=config.seed),
-        "by_type": _by_type(done, scores),
-    }
-    write_json(stage.path / "evaluation.json", result)
-    stage.finish({"questions": len(scores), "em": result["metrics"]["em"]["value"]})
+    ) as stage:
+        logs = Logs(stage)
+        if stage.finished and not (config.retry_failed and len(logs.failed)):
+            return stage.path
+        stage.reopen()
+        lm = build_lm(
+            config.model,
+            config,
+            error_rate=config.error_rate,
+            seed=config.seed,
+            purse=open_purse(config.out, config.budget),
+        )
+        begin = time.monotonic()
+        runs = [(question, 0) for question in questions]
+        missing = logs.missing(runs, retry_failed=config.retry_failed)
+        ended = outcomes(
+            missing,
+            setting=setting,
+            retriever=open_index(config.index),
+            lm=lm,
+            in_flight=config.concurrency,
+        )
+        try:
+            follow(in_step(ended), logs, done=len(runs) - len(missing), total=len(runs))
+        finally:
+            for remark in remarks(lm):
+                say(remark)
+        seconds = round(time.monotonic() - begin, 2)
+        logs.finish()
+        done = list(logs.trajectories)
+        if not done:
+            raise SteperError(
+                f"all {len(logs.failed)} questions failed.",
+                where=str(stage.path / "failed.jsonl"),
+                fix="Mend the cause written there and run the same command with --retry-failed.",
+            )
+        scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
+        write_records(stage.path / "scores.jsonl", scores)
+        result = {
+            "label": label or config.out.name,
+            "model": config.model,
+            "split": config.split or "all",
+            "n": len(scores),
+            "failed": len(logs.failed),
+            "usage": counts(logs),
+            "questions_sha256": stage.inputs["questions"],
+            "corpus_sha256": index_manifest["counts"]["corpus_sha256"],
+            "rules": config.rules,
+            "setting": setting.record(),
+            "seconds": seconds,
+            "metrics": summarise(scores, seed=config.seed),
+            "by_type": _by_type(done, scores),
+        }
+        write_json(stage.path / "evaluation.json", result)
+        stage.finish({"questions": len(scores), "em": result["metrics"]["em"]["value"]})
     return stage.path
 
 
@@ -186,23 +226,22 @@ def _by_type(
 
 def _setting(config: EvaluateConfig) -> Setting:
     """The student's own setting, or the one given on the command line for other models."""
-    own = saved_setting(config.model)
+    own = taught_setting(config.model, config.setting)
     if own is not None:
         _refuse_other(own, config)
         return own
     default = default_setting()
-    template = load_template(config.prompt) if config.prompt else default.template
-    return Setting(
-        config.strategy or default.strategy,
-        template.laid_out(config.layout),
-        k=config.k or default.k,
-        max_steps=config.max_steps or default.max_steps,
-    )
+    strategy = config.strategy or default.strategy
+    asked = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
+    template = load_template(config.prompt or strategy).laid_out(config.layout)
+    return replace(default, strategy=strategy, template=template, **asked)
 
 
 def _refuse_other(own: Setting, config: EvaluateConfig) -> None:
     """Raise where the command line asks for another setting than the student's own."""
     template = load_template(config.prompt) if config.prompt else None
+    if template and not own.template.examples:
+        template = template.bare()  # a student inherits a wording without its examples
     if template and template.layout == "grouped":
         # A wording that names no layout says nothing against the student's.
         template = template.laid_out(own.template.layout)
@@ -210,9 +249,7 @@ def _refuse_other(own: Setting, config: EvaluateConfig) -> None:
         "strategy": (own.strategy, config.strategy),
         "prompt": (own.template, template),
         "layout": (own.template.layout, config.layout),
-        "k": (own.k, config.k),
-        "max_steps": (own.max_steps, config.max_steps),
-    }
+    } | {name: (getattr(own, name), getattr(config, name)) for name in OPTIONS}
     for name, (taught, asked) in wanted.items():
         if asked is not None and asked != taught:
             raise SteperError(

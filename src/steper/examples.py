@@ -87,8 +87,8 @@ def step_examples(
         target = reasoning[len(written) : number]
         examples.append(
             StepExample(
-                id=f"{trajectory.question.id}#{number}",
-                trajectory_id=trajectory.question.id,
+                id=f"{trajectory.id}#{number}",
+                trajectory_id=trajectory.id,
                 task=task_of(number, len(reasoning)),
                 step=number,
                 prompt=template.render(trajectory.question.question, passages, written),

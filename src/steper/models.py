@@ -6,15 +6,23 @@ language model that ``transformers`` can load.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from steper.accounts import Prices, Purse
+from steper.config import ModelOptions
 from steper.errors import SteperError
 from steper.lm.annotated import AnnotatedTeacher
-from steper.protocols import LM
+from steper.protocols import LM, Sampling
 from steper.setting import Setting
 from steper.store import from_json, write_json
 from steper.templates import load_template
 from steper.world.teacher import WorldTeacher
+
+if TYPE_CHECKING:
+    from steper.lm.endpoint import EndpointLM
 
 RUN_SETTING = "setting.json"
 """Name of the setting in a run folder."""
@@ -26,27 +34,85 @@ BASE_READER = Path(__file__).parent / "world" / "base_reader"
 
 
 def build_lm(
-    name: str, *, device: str, max_tokens: int = 128, error_rate: float = 0.05, seed: int = 0
+    name: str,
+    options: ModelOptions | None = None,
+    *,
+    error_rate: float = 0.05,
+    seed: int = 0,
+    purse: Purse | None = None,
 ) -> LM:
     """The language model of that name.
 
     Args:
-        name: ``annotated``, ``world``, ``base-reader``, a model folder or a hub id.
-        device: where a neural model runs.
-        max_tokens: most tokens of one sentence it writes.
+        name: ``annotated``, ``world``, ``base-reader``, a model folder, a hub id, or where the
+            options name servers, a model there.
+        options: how it is reached and how it draws its words; by default greedily, in process.
         error_rate: how often the world teacher misreads.
-        seed: of the world teacher's errors.
+        seed: of draws, and of the world teacher's errors.
+        purse: what calls to a server are paid from.
     """
+    options = options or ModelOptions()
+    sampling = Sampling(options.temperature, options.top_p, options.max_tokens, seed)
+    if options.base_url:
+        return _endpoint(name, options, sampling, purse)
     match name:
         case "annotated":
             return AnnotatedTeacher()
         case "world":
             return WorldTeacher(error_rate=error_rate, seed=seed)
-        case _:
-            # torch takes seconds to import; the commands that need no model stay fast.
+    # torch takes seconds to import; the commands that need no model stay fast.
+    match options.backend:
+        case "transformers":
             from steper.lm.local import LocalLM
 
-            return LocalLM(model_path(name), device=device, max_tokens=max_tokens)
+            return LocalLM(model_path(name), device=options.device, sampling=sampling)
+        case "paged":
+            from steper.lm.paged import PagedLM
+
+            return PagedLM(model_path(name), device=options.device, sampling=sampling)
+        case "vllm":
+            from steper.lm.vllm import VllmLM
+
+            return VllmLM(model_path(name), sampling=sampling)
+
+
+def _endpoint(
+    name: str, options: ModelOptions, sampling: Sampling, purse: Purse | None
+) -> EndpointLM:
+    from steper.lm.calls import CallCache
+    from steper.lm.endpoint import Endpoint, EndpointLM
+
+    endpoint = Endpoint(
+        model=name,
+        base_urls=options.base_url,
+        api=options.api,
+        api_key_env=options.api_key_env,
+        timeout_s=options.timeout_s,
+        retries=options.retries,
+        concurrency=options.concurrency,
+    )
+    cached = options.price_prompt if options.price_cached is None else options.price_cached
+    return EndpointLM(
+        endpoint,
+        sampling,
+        cache=None if options.cache == "none" else CallCache(cache_path(options.cache)),
+        prices=Prices(options.price_prompt, cached, options.price_completion),
+        purse=purse,
+    )
+
+
+def remarks(lm: LM) -> list[str]:
+    """What a model has to tell after its work: calls made and made again, what it could not do."""
+    tell: Callable[[], list[str]] = getattr(lm, "remarks", list)
+    return tell()
+
+
+def cache_path(given: str) -> Path:
+    """The file of completions: the one given, else in ``$STEPER_CACHE`` or the user's cache."""
+    if given:
+        return Path(given)
+    folder = os.environ.get("STEPER_CACHE")
+    return (Path(folder) if folder else Path.home() / ".cache" / "steper") / "completions.sqlite"
 
 
 def model_path(name: str) -> str:
@@ -57,6 +123,11 @@ def model_path(name: str) -> str:
 def default_setting() -> Setting:
     """How a model that carries no setting of its own is asked: the paper's K = 4 and S = 5."""
     return Setting("ircot", load_template("ircot"), k=4, max_steps=5)
+
+
+def taught_setting(name: str, given: Path | None) -> Setting | None:
+    """The setting a model was taught in: that of the file given, else of the student folder."""
+    return read_setting(given) if given else saved_setting(name)
 
 
 def saved_setting(name: str) -> Setting | None:

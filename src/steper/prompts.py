@@ -32,13 +32,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from steper.protocols import ANSWER_CUE, Turn
 from steper.types import STRICT, Passage, PromptLayout
 
-ANSWER_CUE = "So the answer is:"
-"""A sentence containing this ends the run."""
+__all__ = ["ANSWER_CUE", "Demonstration", "Template", "answer_sentence", "parse_answer"]
 
-QUESTION = "Question: "
-REASONING = "Reasoning:"
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationStep:
+    """One step of a worked example: the passages it brought, and the sentence written to them."""
+
+    __pydantic_config__ = STRICT
+
+    reasoning: str
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A worked example (few-shot), shown before the question in the same wording and layout."""
+
+    __pydantic_config__ = STRICT
+
+    question: str
+    steps: tuple[DemonstrationStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,15 @@ class Template:
         instruction: first lines of the prompt; may be empty.
         passage: how one passage is shown, with ``{title}`` and ``{text}``.
         layout: whether passages and reasoning stand apart or alternate, step by step.
+        question_label: what stands before the question.
+        reasoning_label: the line after which the model writes.
+        answer_cue: a sentence containing this ends the run.
+        search_cue: in a sentence, what stands before the query of the next search; only the
+            strategies that let the model choose its queries read it.
+        nudge: what a user says to get the next sentence, where an assistant's turn cannot be
+            continued.
+        nudge_final: what a user says there to get the answer.
+        examples: worked examples.
     """
 
     __pydantic_config__ = STRICT
@@ -56,10 +82,21 @@ class Template:
     instruction: str
     passage: str
     layout: PromptLayout = "grouped"
+    question_label: str = "Question: "
+    reasoning_label: str = "Reasoning:"
+    answer_cue: str = ANSWER_CUE
+    search_cue: str = "Search:"
+    nudge: str = "Write the next sentence, and nothing else."
+    nudge_final: str = "Write the answer, as short as possible, and nothing else."
+    examples: tuple[Demonstration, ...] = ()
 
     def laid_out(self, layout: PromptLayout | None) -> Template:
         """The same wording in another layout; as it is for ``None``."""
         return replace(self, layout=layout or self.layout)
+
+    def bare(self) -> Template:
+        """The same wording without worked examples: a student learns from its training instead."""
+        return replace(self, examples=())
 
     def render(
         self,
@@ -69,6 +106,17 @@ class Template:
         *,
         final: bool = False,
     ) -> str:
+        """The prompt of a step as plain text; see ``turns``."""
+        return "".join(t.text for t in self.turns(question, passages, reasoning, final=final))
+
+    def turns(
+        self,
+        question: str,
+        passages: Sequence[Sequence[Passage]],
+        reasoning: Sequence[str],
+        *,
+        final: bool = False,
+    ) -> tuple[Turn, ...]:
         """The prompt of a step: it ends where the model is to write the next sentence.
 
         Args:
@@ -79,17 +127,15 @@ class Template:
                 one fewer than ``passages``, because a turn without its sentence would be open.
             final: whether to ask for the answer now, by writing the answer cue for the model.
 
+        Returns:
+            The instruction as the system's turn, then the user's and the assistant's by turns; the
+            last is the assistant's, under way.
+
         Raises:
             ValueError: if the sentences of an interleaved prompt are not as many.
         """
-        lines = [f"{self._opening()}{one_line(question)}"]
-        for new, sentences in self._turns(passages, reasoning):
-            lines += [
-                self.passage.format(title=one_line(p.title), text=one_line(p.text)) for p in new
-            ]
-            lines.append(REASONING)
-            lines += [one_line(sentence) for sentence in sentences]
-        return "\n".join(lines) + "\n" + (ANSWER_CUE if final else "")
+        run = self._run(question, self._steps(passages, [*reasoning, None]))
+        return (*self._opening(), *run[:-1], Turn("assistant", run[-1].text + self._cue(final)))
 
     def matches(self, prompt: str) -> bool:
         """Whether a prompt may have been rendered by this wording in this layout.
@@ -97,27 +143,57 @@ class Template:
         Told by its opening and its ending; passages are not looked at. A prompt without reasoning
         matches both layouts, because the first step's prompt is the same in both.
         """
-        opening = self._opening()
-        rest = prompt.removeprefix(opening).removesuffix(ANSWER_CUE)
-        asked = f"\n{REASONING}\n"
+        opening = "".join(turn.text for turn in self._opening()) + self.question_label
+        rest = prompt.removeprefix(opening).removesuffix(self.answer_cue)
+        asked = f"\n{self.reasoning_label}\n"
         if self.layout == "grouped":
             fits = asked in rest and rest.endswith("\n")
         else:
             fits = rest.endswith(asked)
         return prompt.startswith(opening) and fits
 
-    def _opening(self) -> str:
-        """What every prompt begins with."""
-        return f"{self.instruction}\n{QUESTION}" if self.instruction else QUESTION
+    def _cue(self, final: bool) -> str:
+        return self.answer_cue if final else ""
 
-    def _turns(
-        self, passages: Sequence[Sequence[Passage]], reasoning: Sequence[str]
-    ) -> list[tuple[Sequence[Passage], Sequence[str]]]:
-        """Passages and the sentences that follow them: all at once, or step by step."""
+    def _opening(self) -> list[Turn]:
+        """What every prompt begins with: the instruction and the worked examples."""
+        turns = [Turn("system", f"{self.instruction}\n")] if self.instruction else []
+        for example in self.examples:
+            reasoning = [step.reasoning for step in example.steps]
+            passages = [step.passages for step in example.steps]
+            shown = self._run(example.question, self._steps(passages, reasoning))
+            # An empty line ends an example.
+            turns += [*shown[:-1], Turn("assistant", f"{shown[-1].text}\n")]
+        return turns
+
+    def _run(self, question: str, steps: _Steps) -> list[Turn]:
+        """The user's and the assistant's turns about one question."""
+        turns: list[Turn] = []
+        for new, sentences in steps:
+            lines = [] if turns else [f"{self.question_label}{one_line(question)}"]
+            lines += [
+                self.passage.format(title=one_line(p.title), text=one_line(p.text)) for p in new
+            ]
+            lines.append(self.reasoning_label)
+            turns.append(Turn("user", "".join(f"{line}\n" for line in lines)))
+            written = "".join(f"{one_line(sentence)}\n" for sentence in sentences)
+            turns.append(Turn("assistant", written))
+        return turns
+
+    def _steps(
+        self, passages: Sequence[Sequence[Passage]], reasoning: Sequence[str | None]
+    ) -> _Steps:
+        """Passages and the sentences that follow them, all at once or step by step.
+
+        ``None`` stands for the sentence that is still to be written.
+        """
         if self.layout == "grouped":
-            return [(tuple(chain.from_iterable(passages)), reasoning)]
-        written: list[Sequence[str]] = [(sentence,) for sentence in reasoning]
-        return list(zip(passages, [*written, ()], strict=True))
+            return [(tuple(chain.from_iterable(passages)), [s for s in reasoning if s is not None])]
+        written = [() if sentence is None else (sentence,) for sentence in reasoning]
+        return list(zip(passages, written, strict=True))
+
+
+_Steps = list[tuple[Sequence[Passage], Sequence[str]]]
 
 
 def one_line(text: str) -> str:
@@ -125,27 +201,46 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def answer_sentence(answer: str) -> str:
+def answer_sentence(answer: str, *, cue: str = ANSWER_CUE) -> str:
     """The sentence that gives an answer.
 
     >>> answer_sentence("Hee Haw")
     'So the answer is: Hee Haw.'
     """
-    return f"{ANSWER_CUE} {answer}."
+    return f"{cue} {answer}."
 
 
-def parse_answer(sentence: str) -> str | None:
+def parse_answer(sentence: str, *, cue: str = ANSWER_CUE) -> str | None:
     """The answer a sentence gives, ``None`` where it gives none.
 
     >>> parse_answer("So the answer is: Hee Haw.")
     'Hee Haw'
     """
-    _, cue, rest = sentence.partition(ANSWER_CUE)
-    if not cue:
+    _, found, rest = sentence.partition(cue)
+    if not found:
         return None
     answer = one_line(rest)
     # One full stop is the sentence's own; "Samuel L. Jackson Jr.." keeps its "Jr.".
     return answer.removesuffix(".")
+
+
+def parse_query(sentence: str, *, cue: str) -> str | None:
+    """The query a sentence asks for, ``None`` where it asks for none.
+
+    >>> parse_query("Jim Halsey managed Roy Clark. Search: Roy Clark variety show", cue="Search:")
+    'Roy Clark variety show'
+    """
+    _, _, query = sentence.partition(cue)
+    return one_line(query) or None
+
+
+def statement_of(sentence: str, *, cue: str) -> str:
+    """What a sentence states, without the query it asks for; ``cue`` may be empty.
+
+    >>> statement_of("Jim Halsey managed Roy Clark. Search: Roy Clark variety show", cue="Search:")
+    'Jim Halsey managed Roy Clark.'
+    """
+    return sentence.partition(cue)[0].strip() if cue else sentence
 
 
 def first_sentence(text: str) -> str:

@@ -1,94 +1,284 @@
 """`steper rollout`: a teacher answers questions step by step, searching the index.
 
-Writes ``trajectories.jsonl`` (every run, right or wrong) and ``setting.json``. Each finished
-question is on disk at once; the same command goes on where it was stopped.
+Writes ``trajectories.jsonl`` (every run, right or wrong), ``usage.jsonl`` (what each step took),
+``failed.jsonl`` (runs that came to no end, with the reason) and ``setting.json``. Each finished run
+is on disk at once; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tabulate import tabulate
 from tqdm import tqdm
 
-from steper.config import RolloutConfig
+from steper.accounts import Purse, paid
+from steper.config import MEANS, ModelOptions, RolloutConfig
 from steper.datasets import load_chains, load_questions, with_chains
-from steper.driver import run
+from steper.driver import Outcome, in_step, outcomes
 from steper.errors import SteperError
 from steper.index import open_index
-from steper.models import RUN_SETTING, build_lm, write_setting
-from steper.protocols import LM, Retriever
+from steper.metrics import mean_interval
+from steper.models import RUN_SETTING, build_lm, remarks, write_setting
+from steper.protocols import Usage
 from steper.setting import Setting
-from steper.store import Log, Run, read_records
+from steper.store import Run, read_records
 from steper.templates import load_template
-from steper.types import Question, Trajectory
+from steper.types import STRICT, Failure, Question, Trajectory, run_id
 
 TRAJECTORIES = "trajectories"
 
+HOPELESS = 20
+"""So many failures in a row, without one success before, are not the questions' fault."""
 
-def rollout(config: RolloutConfig) -> Path:
+
+@dataclass(frozen=True, slots=True)
+class RunUsage:
+    """What one run took, step by step."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    steps: tuple[Usage, ...]
+
+
+class Logs:
+    """The three files of a rollout, each append-only until it is finished."""
+
+    def __init__(self, stage: Run) -> None:
+        self.trajectories = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.id)
+        self.failed = stage.log("failed", Failure, key=lambda f: f.id)
+        self.usage = stage.log("usage", RunUsage, key=lambda u: u.id)
+
+    def missing(
+        self, runs: Iterable[tuple[Question, int]], *, retry_failed: bool
+    ) -> list[tuple[Question, int]]:
+        """The runs that are still to be made."""
+        return [
+            run
+            for run in runs
+            if (id_ := run_id(*run)) not in self.trajectories
+            and (retry_failed or id_ not in self.failed)
+        ]
+
+    def add(self, outcome: Outcome) -> None:
+        """Put one ended run on disk. What it took first: a run without usage would look free."""
+        self.usage.append(RunUsage(outcome.result.id, outcome.usage))
+        if isinstance(outcome.result, Failure):
+            self.failed.append(outcome.result)
+        else:
+            self.trajectories.append(outcome.result)
+
+    def finish(self) -> None:
+        """Sort the files; a run that ended well after all is no failure any more."""
+        self.trajectories.finish()
+        self.usage.finish()
+        self.failed.finish(without=self.trajectories)
+
+
+def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Path:
     """Run the stage and return its folder.
+
+    Args:
+        config: who answers what, and how.
+        say: receives what --dry-run found, and what the model has to tell of its calls.
 
     Raises:
         SteperError: on bad input, or where the folder holds another run.
     """
-    template = load_template(config.prompt).laid_out(config.layout)
-    setting = Setting(config.strategy, template, config.k, config.max_steps)
+    setting = _setting(config)
     questions = read_questions(
         config.questions, split=config.split, limit=config.limit, chains=config.chains
     )
-    if config.teacher == "annotated":
+    if config.teacher == "annotated" and not config.base_url:
         questions = answerable(questions, config.questions)
-    stage = Run.open(
+    if config.temperature == 0 and max(config.samples, config.candidates) > 1:
+        raise SteperError(
+            "draws the same each time at temperature 0.",
+            where="--samples" if config.samples > 1 else "--candidates",
+            fix="Give a --temperature, such as 0.7.",
+        )
+    with Run.open(
         config.out,
         stage="rollout",
-        config=config.model_dump(mode="json", exclude={"out", "device"}),
+        config=identity(
+            config, "retry_failed dry_run dry_run_questions engine workers worker_gpus"
+        ),
         inputs={"index": config.index / "manifest.json", "questions": config.questions},
-    )
-    if stage.finished:
-        return stage.path
-    teacher = build_lm(
-        config.teacher,
-        device=config.device,
-        max_tokens=config.max_tokens,
-        error_rate=config.error_rate,
-        seed=config.seed,
-    )
-    write_setting(stage.path / RUN_SETTING, setting)
-    log = stage.log(TRAJECTORIES, Trajectory, key=lambda t: t.question.id)
-    done = roll(questions, log, setting=setting, retriever=open_index(config.index), lm=teacher)
-    stage.finish(
-        {
-            "questions": len(done),
-            "answered": sum(bool(t.answer) for t in done),
-            "steps": sum(len(t.steps) for t in done),
-            "passages": sum(len(t.passages) for t in done),
-        }
-    )
+    ) as stage:
+        logs = Logs(stage)
+        if stage.finished and not (config.retry_failed and len(logs.failed)):
+            return stage.path
+        stage.reopen()
+        write_setting(stage.path / RUN_SETTING, setting)
+        if config.dry_run:
+            rng = random.Random(config.seed)
+            sample = rng.sample(questions, min(config.dry_run_questions, len(questions)))
+            begin = time.monotonic()
+            _roll(sample, logs, config, setting, say)
+            say(_estimate(logs, sample, len(questions), config, time.monotonic() - begin))
+            return stage.path
+        _roll(questions, logs, config, setting, say)
+        logs.finish()
+        stage.finish(counts(logs))
     return stage.path
 
 
-def roll(
-    questions: list[Question],
-    log: Log[Trajectory],
-    *,
-    setting: Setting,
-    retriever: Retriever,
-    lm: LM,
-) -> list[Trajectory]:
-    """Run the questions not yet in the log, then sort the log; returns all trajectories."""
-    waiting = [question for question in questions if question.id not in log.records]
-    bar = tqdm(
-        total=len(questions),
-        initial=len(questions) - len(waiting),
-        unit="question",
-        desc="answering",
+def open_purse(folder: Path, budget: float | None) -> Purse:
+    """The purse of a run folder, less what its earlier sessions have spent."""
+    return Purse(budget, spent=paid(*folder.glob("spent*.log")), ledger=folder / "spent.log")
+
+
+def identity(config: ModelOptions, without: str) -> dict[str, Any]:
+    """What of a configuration makes a run what it is, for its manifest."""
+    exclude = {"out", *MEANS.split(), *without.split()}
+    return config.model_dump(mode="json", exclude=exclude) | {"endpoint": bool(config.base_url)}
+
+
+def _setting(config: RolloutConfig) -> Setting:
+    template = load_template(config.prompt or config.strategy).laid_out(config.layout)
+    return Setting(
+        config.strategy,
+        template,
+        config.k,
+        config.max_steps,
+        max_passages=config.max_passages,
+        max_run_tokens=config.max_run_tokens,
+        early_stop=config.early_stop,
+        force_search=config.force_search,
     )
-    with bar:
-        for trajectory in run(waiting, setting=setting, retriever=retriever, lm=lm):
-            log.append(trajectory)
+
+
+def _roll(
+    questions: list[Question],
+    logs: Logs,
+    config: RolloutConfig,
+    setting: Setting,
+    say: Callable[[str], None],
+) -> None:
+    """Run the questions on this machine or on a cluster."""
+    runs = [(question, sample) for question in questions for sample in range(config.samples)]
+    missing = logs.missing(runs, retry_failed=config.retry_failed)
+    done = len(runs) - len(missing)
+    if config.engine == "ray":
+        from steper.cluster import ray_outcomes
+
+        follow(ray_outcomes(missing, config, setting), logs, done=done, total=len(runs))
+        return
+    lm = build_lm(
+        config.teacher,
+        config,
+        error_rate=config.error_rate,
+        seed=config.seed,
+        purse=open_purse(config.out, config.budget),
+    )
+    ended = outcomes(
+        missing,
+        setting=setting,
+        retriever=open_index(config.index),
+        lm=lm,
+        in_flight=config.concurrency,
+        candidates=config.candidates,
+    )
+    try:
+        follow(in_step(ended), logs, done=done, total=len(runs))
+    finally:
+        for remark in remarks(lm):
+            say(remark)
+
+
+def follow(ended: Iterable[Outcome], logs: Logs, *, done: int, total: int) -> None:
+    """Put each run on disk as it ends, and show how far it is.
+
+    Raises:
+        SteperError: if nothing but failures comes, and whatever ``ended`` raises.
+    """
+    good = bad = 0
+    with tqdm(total=total, initial=done, unit="question", desc="answering") as bar:
+        for outcome in ended:
+            logs.add(outcome)
             bar.update()
-    return log.finish()
+            if isinstance(outcome.result, Trajectory):
+                good += 1
+                continue
+            bad += 1
+            bar.set_postfix(failed=bad)
+            if bad >= HOPELESS and not good:
+                raise SteperError(
+                    f"{bad} questions failed and none succeeded; the last: {outcome.result.reason}",
+                    where=f"question {outcome.result.id}, step {outcome.result.step}",
+                    fix="Mend the cause and run the same command with --retry-failed.",
+                )
+
+
+def counts(logs: Logs) -> dict[str, Any]:
+    """What a finished rollout holds, for its manifest and its table."""
+    total: Counter[str] = Counter()
+    for trajectory in logs.trajectories:
+        steps = trajectory.steps
+        total["answered"] += bool(trajectory.answer)
+        total["steps"] += len(steps)
+        total["searches"] += sum(bool(step.query) for step in steps)
+        total["passages"] += sum(len(step.passages) for step in steps)
+    return {
+        "runs": len(logs.trajectories),
+        "answered": total["answered"],
+        "failed": len(logs.failed),
+        "steps": total["steps"],
+        "searches": total["searches"],
+        "search_rate": round(total["searches"] / max(1, total["steps"]), 4),
+        "passages": total["passages"],
+    } | _used(logs)
+
+
+def _used(logs: Logs) -> dict[str, Any]:
+    """What the runs took; empty for a teacher without tokens."""
+    used = sum((step for run in logs.usage for step in run.steps), Usage())
+    if not used.prompt_tokens:
+        return {}
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "cached_tokens": used.cached_tokens,
+        "completion_tokens": used.completion_tokens,
+        "call_seconds": round(used.seconds, 1),
+        "cost": round(used.cost, 6),
+    }
+
+
+def _estimate(
+    logs: Logs, sample: list[Question], questions: int, config: RolloutConfig, seconds: float
+) -> str:
+    """What all questions would take, from those of the sample, as a table."""
+    ids = {run_id(question, n): question.id for question in sample for n in range(config.samples)}
+    per: dict[str, Usage] = {question.id: Usage() for question in sample}
+    for run in logs.usage:
+        if run.id in ids:
+            per[ids[run.id]] = sum(run.steps, per[ids[run.id]])
+
+    def row(name: str, values: list[float], digits: int) -> list[str]:
+        mean = mean_interval(values, seed=config.seed)
+        each, low, high = (
+            f"{x * questions:,.{digits}f}" for x in (mean.value, mean.low, mean.high)
+        )
+        return [name, f"{sum(values):,.{digits}f}", each, f"{low} to {high}"]
+
+    used = list(per.values())
+    rows = [
+        row("prompt tokens", [float(u.prompt_tokens) for u in used], 0),
+        row("of them cached", [float(u.cached_tokens) for u in used], 0),
+        row("tokens written", [float(u.completion_tokens) for u in used], 0),
+        row("cost", [u.cost for u in used], 2),
+        row("minutes of calls", [u.seconds / 60 for u in used], 1),
+        ["minutes now", f"{seconds / 60:.1f}", f"{seconds / 60 * questions / len(used):,.1f}", ""],
+    ]
+    headers = ["", f"{len(used)} questions", f"all {questions:,}", "95% interval"]
+    return tabulate(rows, headers=headers, disable_numparse=True, stralign="right")
 
 
 def read_questions(

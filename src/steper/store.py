@@ -18,11 +18,12 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, BinaryIO, Generic, Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -91,26 +92,42 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise SteperError("is a folder, not a file.", where=str(path)) from None
 
 
+def iter_records(path: Path, type_: type[T]) -> Iterator[T]:
+    """The records of a JSONL file one by one, read strictly; nothing else is held in memory."""
+    return (from_json(type_, line, where=f"{path}:{n}") for n, line in read_lines(path))
+
+
 def read_records(path: Path, type_: type[T]) -> list[T]:
     """All records of a finished JSONL file, read strictly."""
-    return [from_json(type_, line, where=f"{path}:{n}") for n, line in read_lines(path)]
+    return list(iter_records(path, type_))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` at the end, if nothing went wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file so that it is either the old one or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _replaced(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """Write a whole JSONL file atomically."""
-    write_atomic(path, "".join(f"{to_json(record)}\n" for record in records))
+    """Write a whole JSONL file atomically, record by record."""
+    with _replaced(path) as file:
+        for record in records:
+            file.write(f"{to_json(record)}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -153,34 +170,68 @@ def sha256(path: Path) -> str:
 class Log(Generic[T]):
     """An append-only JSONL file of keyed records that survives being killed at any byte.
 
-    A last line without its newline was torn by a kill and is dropped on opening. ``finish``
-    rewrites the file sorted by key, so an interrupted run ends byte-equal to a clean one.
+    A last line without its newline was torn by a kill and is dropped on opening. A record whose key
+    is there already takes the place of the earlier one. ``finish`` rewrites the file sorted by key,
+    so an interrupted run ends byte-equal to a clean one. Only the keys are held in memory.
+
+    >>> log = Log(Path("p.jsonl"), Passage, key=lambda p: p.id)  # doctest: +SKIP
+    >>> log.append(passage); "p1" in log  # doctest: +SKIP
     """
 
     def __init__(self, path: Path, type_: type[T], key: Callable[[T], str]) -> None:
-        self.path, self._key = path, key
-        self.records: dict[str, T] = {}
+        self.path, self._type, self._key = path, type_, key
+        self._places: dict[str, tuple[int, int]] = {}  # of each record's line: offset, bytes
         if path.exists():
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                write_atomic(path, whole)
-            for number, line in enumerate(whole.splitlines(), start=1):
-                record = from_json(type_, line, where=f"{path}:{number}")
-                self.records[key(record)] = record
+            self._scan()
+
+    def _scan(self) -> None:
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                record = from_json(self._type, line, where=f"{self.path}:{number}")
+                self._places[self._key(record)] = (end, len(line))
+                end += len(line)
+        if end < self.path.stat().st_size:
+            os.truncate(self.path, end)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[T]:
+        """The records, sorted by key, one by one from the file."""
+        for line in self._lines():
+            yield from_json(self._type, line, where=str(self.path))
 
     def append(self, record: T) -> None:
         """Add one record and hand it to the operating system before returning."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = f"{to_json(record)}\n".encode()
         with self.path.open("ab") as file:
-            file.write(f"{to_json(record)}\n".encode())
-        self.records[self._key(record)] = record
+            self._places[self._key(record)] = (file.tell(), len(line))
+            file.write(line)
 
-    def finish(self) -> list[T]:
-        """Rewrite the file sorted by key and return the records in that order."""
-        ordered = [self.records[key] for key in sorted(self.records)]
-        write_records(self.path, ordered)
-        return ordered
+    def finish(self, *, without: Container[str] = ()) -> None:
+        """Rewrite the file sorted by key, each key once, and leave some keys out."""
+        self._places = {k: place for k, place in self._places.items() if k not in without}
+        places: dict[str, tuple[int, int]] = {}
+        with _replaced(self.path) as file:
+            for key, line in zip(sorted(self._places), self._lines(), strict=True):
+                places[key] = (file.tell(), len(line))
+                file.write(line)
+        self._places = places
+
+    def _lines(self) -> Iterator[bytes]:
+        if not self._places:
+            return
+        with self.path.open("rb") as file:
+            for _, (offset, size) in sorted(self._places.items()):
+                file.seek(offset)
+                yield file.read(size)
 
 
 # ---- run folders -----------------------------------------------------------------------------
@@ -264,6 +315,13 @@ class Run:
                 fix="Wait for it to end, or choose another --out.",
             ) from None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the folder, whether the stage has been finished or not."""
+        self._lock_file.close()
+
     @property
     def finished(self) -> bool:
         """Whether the stage has already completed here."""
@@ -282,6 +340,11 @@ class Run:
     def log(self, name: str, type_: type[T], key: Callable[[T], str]) -> Log[T]:
         """Open the append-only log ``NAME.jsonl`` of this run."""
         return Log(self.path / f"{name}.jsonl", type_, key)
+
+    def reopen(self) -> None:
+        """Mark a finished stage as running again, to make up for what failed in it."""
+        self._manifest |= {"status": "running", "counts": {}}
+        write_json(self.path / "manifest.json", self._manifest)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Mark the stage as completed. Call it last: everything else must be on disk."""

@@ -18,6 +18,13 @@ Task = Literal["initialization", "expansion", "aggregation"]
 PromptLayout = Literal["grouped", "interleaved"]
 """The order of passages and reasoning in a prompt; see ``steper.prompts``."""
 
+StrategyName = Literal["ircot", "single-step", "self-ask", "interleaved", "closed-book"]
+"""How searching and writing alternate; see ``steper.strategies``."""
+
+Stopped = Literal["answer", "limit", "stuck", "budget"]
+"""What ended a run: the model answered; the last allowed step asked for the answer; a sentence came
+again, so the answer was asked for early; the passages or tokens allowed were used up."""
+
 STRICT: dict[str, str] = {"extra": "forbid"}
 """Makes pydantic refuse unknown fields when it reads one of these records from a file."""
 
@@ -90,6 +97,7 @@ class Step:
         passages: the new passages of this step in retrieval order. Earlier ones are not repeated,
             so the concatenation over steps is P≤s.
         reasoning: the sentence r_s written at this step; at the last step, the answer sentence.
+        candidates: where several sentences were drawn, all of them, the chosen one included.
     """
 
     __pydantic_config__ = STRICT
@@ -97,6 +105,7 @@ class Step:
     query: str
     passages: tuple[Passage, ...]
     reasoning: str
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,8 @@ class Trajectory:
 
     Attributes:
         answer: the answer read from the last step; empty where none was given.
-        stopped: "answer" where the model ended the run, "limit" where the last allowed step did.
+        stopped: what ended the run: see ``Stopped``.
+        sample: which of several runs on the question this is, from 0.
     """
 
     __pydantic_config__ = STRICT
@@ -113,12 +123,41 @@ class Trajectory:
     question: Question
     steps: tuple[Step, ...]
     answer: str
-    stopped: Literal["answer", "limit"] = "answer"
+    stopped: Stopped = "answer"
+    sample: int = 0
+
+    @property
+    def id(self) -> str:
+        """The question's id; for the second and later samples with their number."""
+        return run_id(self.question, self.sample)
 
     @property
     def passages(self) -> tuple[Passage, ...]:
         """P≤S: all passages in retrieval order, each once."""
         return tuple(passage for step in self.steps for passage in step.passages)
+
+
+def run_id(question: Question, sample: int) -> str:
+    """The id of one run on a question: ``q``, then ``q~1``, ``q~2``, … for further samples."""
+    return f"{question.id}~{sample}" if sample else question.id
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that came to no end, and why.
+
+    Attributes:
+        id: of the run, as ``Trajectory.id``.
+        step: the step at which it failed, from 1.
+    """
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    question: Question
+    sample: int
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

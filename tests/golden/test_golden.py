@@ -10,7 +10,7 @@ from steper.driver import run
 from steper.retrieval.bm25 import BM25Index
 from steper.setting import Setting
 from steper.store import to_json
-from steper.templates import LAYOUTS, SHIPPED, load_template
+from steper.templates import LAYOUTS, load_template, shipped
 from steper.types import Passage, PromptLayout
 from steper.world.generator import World
 from steper.world.teacher import WorldTeacher
@@ -29,7 +29,7 @@ def compare(name: str, found: str, request: pytest.FixtureRequest) -> None:
     assert found == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", shipped())
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_prompt(name: str, layout: PromptLayout, request: pytest.FixtureRequest) -> None:
     prompt = (

@@ -12,11 +12,15 @@ from fakes import ScriptedLM
 from steper.driver import run
 from steper.prompts import (
     ANSWER_CUE,
+    Demonstration,
+    DemonstrationStep,
     Template,
     answer_sentence,
     first_sentence,
     one_line,
     parse_answer,
+    parse_query,
+    statement_of,
 )
 from steper.setting import Setting
 from steper.templates import LAYOUTS, load_template
@@ -52,11 +56,25 @@ def test_asking_for_the_answer_only_adds_the_cue(
 
 # A step's new passages, perhaps none, and the sentence that the model writes to them.
 turns = st.lists(st.tuples(st.lists(a_passage, max_size=3), st.text(max_size=20)), min_size=1)
+labels = words.map(one_line).filter(bool)
+demonstrations = st.builds(
+    Demonstration,
+    question=words,
+    steps=st.lists(
+        st.builds(DemonstrationStep, words, st.lists(a_passage, max_size=2).map(tuple)),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+)
 wordings = st.builds(
     Template,
     instruction=words.map(one_line) | st.just(""),
     passage=st.sampled_from(["{text}", "Passage: {title}\n{text}"]),
     layout=st.sampled_from(LAYOUTS),
+    question_label=st.sampled_from(["Question: ", "질문: "]) | labels,
+    reasoning_label=st.sampled_from(["Reasoning:", "추론:"]) | labels,
+    answer_cue=st.sampled_from([ANSWER_CUE, "따라서 답은:"]) | labels,
+    examples=st.lists(demonstrations, max_size=2).map(tuple),
 )
 
 
@@ -73,7 +91,39 @@ def test_an_interleaved_prompt_begins_with_the_one_before_and_what_was_written(
     for prompt, sentence, following in zip(prompts, reasoning, prompts[1:], strict=False):
         assert following.startswith(f"{prompt}{one_line(sentence)}\n")
     last = template.render(question, found, reasoning[:-1], final=final)
-    assert last == prompts[-1] + (ANSWER_CUE if final else "")
+    assert last == prompts[-1] + (template.answer_cue if final else "")
+
+
+@given(wordings, words, turns)
+def test_a_grouped_prompt_begins_with_the_one_before_up_to_its_last_passage(
+    wording: Template, question: str, turns: list[tuple[list[Passage], str]]
+) -> None:
+    template = wording.laid_out("grouped")
+    found, reasoning = map(list, zip(*turns, strict=True))
+    for step in range(1, len(turns)):
+        following = template.render(question, found[: step + 1], reasoning[:step])
+        # Without reasoning the prompt ends behind its label, which is one line.
+        begun = template.render(question, found[:step], [])
+        assert following.startswith(begun.removesuffix(f"{template.reasoning_label}\n"))
+
+
+@given(wordings, words, turns, st.booleans())
+def test_turns_are_the_prompt_and_alternate(
+    wording: Template, question: str, turns: list[tuple[list[Passage], str]], final: bool
+) -> None:
+    found, reasoning = map(list, zip(*turns, strict=True))
+    spoken = wording.turns(question, found, reasoning[:-1], final=final)
+    prompt = wording.render(question, found, reasoning[:-1], final=final)
+    assert "".join(turn.text for turn in spoken) == prompt
+    roles = [turn.role for turn in spoken if turn.role != "system"]
+    assert roles == ["user", "assistant"] * (len(roles) // 2)
+    assert [turn.role for turn in spoken].count("system") == bool(wording.instruction)
+    # Examples come before the question, and the rest of the prompt is the bare one's.
+    bare = wording.bare().turns(question, found, reasoning[:-1], final=final)
+    assert (
+        spoken[len(spoken) - len(bare) + bool(wording.instruction) :]
+        == (bare[bool(wording.instruction) :])
+    )
 
 
 @given(wordings, wordings, words, turns, st.booleans())
@@ -96,6 +146,15 @@ def test_a_wording_matches_every_prompt_of_its_own_and_none_of_another_instructi
 def test_an_answer_is_read_back(answer: str) -> None:
     assert parse_answer(answer_sentence(answer)) == answer
     assert first_sentence(f"\n {answer_sentence(answer)}\nand more") == answer_sentence(answer)
+
+
+@given(words.map(one_line), words.map(one_line).filter(bool), labels)
+def test_a_query_is_read_back(statement: str, query: str, cue: str) -> None:
+    sentence = one_line(f"{statement} {cue} {query}")
+    # A label may turn up in what is said before it, or across the seam.
+    if sentence.find(cue) == len(sentence) - len(f"{cue} {query}"):
+        assert parse_query(sentence, cue=cue) == query
+        assert statement_of(sentence, cue=cue) == statement
 
 
 @given(st.text().filter(lambda text: ANSWER_CUE not in text))

@@ -20,6 +20,7 @@ CONFIGS: dict[str, type[config.Config]] = {
     "train": config.TrainConfig,
     "evaluate": config.EvaluateConfig,
     "report": config.ReportConfig,
+    "trajectories": config.TrajectoriesConfig,
     "ask": config.AskConfig,
     "recall": config.RecallConfig,
     "export": config.ExportConfig,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
 
 from fakes import ListRetriever, ScriptedLM
-from steper.driver import run
+from steper.driver import Outcome, in_step, outcomes, run
+from steper.errors import CompletionError, SteperError
 from steper.prompts import ANSWER_CUE
-from steper.protocols import Request
+from steper.protocols import Completion, Request
 from steper.setting import Setting
 from steper.templates import load_template
-from steper.types import Passage, Question, Step
+from steper.types import Failure, Passage, Question, Step, Trajectory
 from steper.world.generator import World
 from steper.world.teacher import WorldTeacher
 
@@ -172,16 +174,122 @@ def test_a_model_that_never_answers_leaves_the_answer_empty() -> None:
     assert retriever.queries == ["common b"] * 3
 
 
-def test_batches_never_exceed_the_questions_in_flight() -> None:
-    sizes: list[int] = []
+def test_requests_under_way_never_exceed_the_questions_in_flight() -> None:
+    under_way, most = 0, 0
 
-    class Counted(WorldTeacher):
-        def complete(self, requests: Sequence[Request]) -> list[str]:
-            sizes.append(len(requests))
-            return super().complete(requests)
+    class Slow(WorldTeacher):
+        async def complete(self, request: Request) -> Completion:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.001)
+            under_way -= 1
+            return await super().complete(request)
 
     world = World.generate(seed=1, part="train", entities=60)
     retriever = ListRetriever(list(world.passages.values()))
     questions = world.questions(12, seed=2)
-    done = list(run(questions, setting=setting(), retriever=retriever, lm=Counted(), in_flight=5))
-    assert len(done) == 12 and max(sizes) == 5
+    done = list(run(questions, setting=setting(), retriever=retriever, lm=Slow(), in_flight=5))
+    assert len(done) == 12 and most == 5
+
+
+def test_it_runs_inside_a_running_loop_as_in_a_notebook() -> None:
+    async def cell() -> list[str]:
+        lm = ScriptedLM(["One.", "So the answer is: x."])
+        runs = run([QUESTION], setting=setting(), retriever=ListRetriever([A]), lm=lm)
+        return [trajectory.answer for trajectory in runs]
+
+    assert asyncio.run(cell()) == ["x"]
+
+
+class Hanging:
+    """Answers questions whose id is even, and never the others."""
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+
+    async def complete(self, request: Request) -> Completion:
+        if int(request.question.id) % 2:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return Completion("So the answer is: x.")
+
+
+def test_a_slow_question_holds_up_no_other() -> None:
+    questions = [Question(str(number), "common", "x") for number in range(10)]
+    lm = Hanging()
+    runs = run(questions, setting=setting(), retriever=ListRetriever([A]), lm=lm, in_flight=6)
+    assert {next(runs).question.id for _ in range(5)} == {"0", "2", "4", "6", "8"}
+    runs.close()  # type: ignore[attr-defined]
+    assert lm.cancelled >= 4, "what is under way is ended with the iteration"
+
+
+class Failing:
+    """Fails at the second step of one question; or says at once that nothing can be had."""
+
+    def __init__(self, error: SteperError) -> None:
+        self.error = error
+
+    async def complete(self, request: Request) -> Completion:
+        if request.question.id == "3" and request.steps:
+            raise self.error
+        return Completion("So the answer is: x." if request.steps else "common")
+
+
+def ended(lm: Failing) -> Iterator[Outcome]:
+    runs = [(Question(str(number), "common", "x"), 0) for number in range(6)]
+    return in_step(outcomes(runs, setting=setting(), retriever=ListRetriever([A, B]), lm=lm))
+
+
+def test_a_question_that_fails_is_an_outcome_and_the_others_go_on() -> None:
+    results = {o.result.id: o for o in ended(Failing(CompletionError("no.", where="server")))}
+    assert len(results) == 6
+    failure = results["3"].result
+    assert isinstance(failure, Failure)
+    assert (failure.step, failure.reason, len(results["3"].usage)) == (2, "server: no.", 1)
+    assert all(isinstance(o.result, Trajectory) for id_, o in results.items() if id_ != "3")
+
+
+def test_what_has_ended_is_handed_over_before_a_fatal_error() -> None:
+    got = []
+    with pytest.raises(SteperError, match="no such model"):
+        for outcome in ended(Failing(SteperError("no such model."))):
+            got.append(outcome.result.id)
+    assert sorted(got) == ["0", "1", "2", "4", "5"]
+
+
+def test_run_raises_where_a_completion_cannot_be_had() -> None:
+    with pytest.raises(CompletionError, match=r"^question 3, step 2: server: no\."):
+        list(
+            run(
+                [Question("3", "common", "x")],
+                setting=setting(),
+                retriever=ListRetriever([A]),
+                lm=Failing(CompletionError("no.", where="server")),
+            )
+        )
+
+
+def test_of_several_candidates_the_best_is_kept_and_all_are_recorded() -> None:
+    lm = ScriptedLM(
+        ["", "common c", "common a", "So the answer is: x.", "x", "So the answer is: x."]
+    )
+    runs = in_step(
+        outcomes(
+            [(QUESTION, 0)],
+            setting=setting(),
+            retriever=ListRetriever([A, B, C]),
+            lm=lm,
+            candidates=3,
+        )
+    )
+    (outcome,) = runs
+    assert isinstance(outcome.result, Trajectory)
+    first, second = outcome.result.steps
+    assert first.reasoning == "common c" and first.candidates == ("", "common c", "common a")
+    assert second.reasoning == "So the answer is: x."
+    assert [request.candidate for request in lm.requests] == [0, 1, 2] * 2
+    assert len({request.prompt for request in lm.requests[:3]}) == 1

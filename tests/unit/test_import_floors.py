@@ -16,10 +16,12 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 # A name covers the modules below it: `lm` stands for `lm.annotated` and `lm.local` too.
 FLOORS = (
     "types protocols errors config store",  # the nouns
-    "metrics prompts setting strategies filters examples chains packing loss prose",  # pure
-    "records releases datasets corpus retrieval lm world templates models driver plots "
-    "attention batches audit trainer students memory",  # the outside world
-    "index rollout build preflight train evaluate recall report ask export demo",  # the verbs
+    "metrics prompts setting strategies grounding selection filters examples chains packing loss "
+    "prose",  # pure
+    "records releases datasets corpus retrieval accounts batching lm world templates models driver "
+    "judge plots attention batches audit trainer students memory",  # the outside world
+    "index cluster rollout build preflight train evaluate recall report trajectories ask export "
+    "demo",  # the verbs
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

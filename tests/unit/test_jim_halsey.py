@@ -85,7 +85,7 @@ def test_examples(trajectory: Trajectory) -> None:
 
 
 def test_interleaved_examples(trajectory: Trajectory) -> None:
-    template = load_template("ircot").laid_out("interleaved")
+    template = load_template("ircot").bare().laid_out("interleaved")
     examples = step_examples(trajectory, template)
     assert [e.task for e in examples] == [TASKS[0], TASKS[1], TASKS[1], TASKS[2]]
     assert [e.target for e in examples] == [f"{s}\n" for s in (R1, R2, R3, ANSWER)]

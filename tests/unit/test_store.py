@@ -168,16 +168,17 @@ def test_a_log_killed_at_every_byte_ends_as_a_clean_one(
     for record in ODD:
         clean.append(record)
     whole = clean.path.read_bytes()
-    assert clean.finish() == sorted(ODD, key=lambda p: p.id)
+    clean.finish()
+    assert list(clean) == read_records(clean.path, Passage) == sorted(ODD, key=lambda p: p.id)
     finished = clean.path.read_bytes()
     assert finished != whole and sorted(finished.splitlines()) == sorted(whole.splitlines())
     path = tmp_path / "killed.jsonl"
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
         resumed = Log(path, Passage, key=lambda p: p.id)
-        assert list(resumed.records.values()) == ODD[: whole[:size].count(b"\n")]
+        assert list(resumed) == sorted(ODD[: whole[:size].count(b"\n")], key=lambda p: p.id)
         for record in ODD:
-            if record.id not in resumed.records:
+            if record.id not in resumed:
                 resumed.append(record)
         resumed.finish()
         assert path.read_bytes() == finished, size

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes import texts
 from steper.driver import run
 from steper.metrics import score
 from steper.protocols import Request
@@ -129,11 +130,11 @@ def test_a_teacher_that_errs_is_wrong_more_often(worlds: dict[Part, World], tmp_
 def test_the_teacher_knows_only_what_was_retrieved(worlds: dict[Part, World]) -> None:
     question = next(q for q in worlds["test"].questions(20, seed=5) if q.type == "2hop")
     teacher = WorldTeacher(error_rate=0.0)
-    asked = Request("", question, (), (), final=False)
-    (sentence,) = teacher.complete([asked])
+    asked = Request((), question, (), (), final=False)
+    (sentence,) = texts(teacher, [asked])
     assert sentence.startswith("I need to find the") and question.chain[0].title in sentence
     assert question.chain[0].answer not in sentence
-    (final,) = teacher.complete([Request("", question, (), (), final=True)])
+    (final,) = texts(teacher, [Request((), question, (), (), final=True)])
     assert final == " unknown."
 
 
@@ -220,15 +221,15 @@ def test_errors_come_at_the_rate_that_was_set(world: World) -> None:
     """Of 400 facts read among many, 30% ± 7% (three standard deviations) are misread."""
     everything = tuple(world.passages.values())
     questions = world.questions(400, seed=9)
-    requests = [Request("", question, (), everything, False) for question in questions]
-    said = WorldTeacher(error_rate=0.3, seed=1).complete(requests)
+    requests = [Request((), question, (), everything, False) for question in questions]
+    said = texts(WorldTeacher(error_rate=0.3, seed=1), requests)
     wrong = [s for s, q in zip(said, questions, strict=True) if s != q.chain[0].statement]
     assert 0.23 < len(wrong) / len(questions) < 0.37
     # A misread value is one of the same kind, so it is not told by its looks.
     for sentence in wrong:
         value = sentence.split(" is ")[1].removesuffix(".")
         assert value.isdigit() or value in world.kinds
-    assert said != WorldTeacher(error_rate=0.3, seed=2).complete(requests)
+    assert said != texts(WorldTeacher(error_rate=0.3, seed=2), requests)
 
 
 def test_errors_make_wrong_answers(world: World) -> None:
@@ -250,7 +251,7 @@ def test_what_was_not_retrieved_is_looked_for_and_then_unknown() -> None:
 
     def say(*written: str, passages: tuple[Passage, ...], final: bool = False) -> str:
         steps = tuple(Step("", (), sentence) for sentence in written)
-        (text,) = teacher.complete([Request("", question, steps, passages, final)])
+        (text,) = texts(teacher, [Request((), question, steps, passages, final)])
         return text
 
     assert say(passages=only_first) == first.statement
@@ -265,6 +266,7 @@ def test_what_was_not_retrieved_is_looked_for_and_then_unknown() -> None:
 def test_everything_is_the_same_in_another_process() -> None:
     """Python's string hashes differ between processes; nothing may depend on them."""
     code = (
+        "import asyncio;"
         "from steper.world.generator import World;"
         "from steper.world.teacher import WorldTeacher;"
         "from steper.protocols import Request;"
@@ -272,7 +274,8 @@ def test_everything_is_the_same_in_another_process() -> None:
         "qs = w.questions(20, seed=3);"
         "ps = tuple(w.passages.values());"
         "t = WorldTeacher(error_rate=0.4, seed=2);"
-        "print(w.passages, qs, t.complete([Request('', q, (), ps, False) for q in qs]))"
+        "rs = [Request((), q, (), ps, False) for q in qs];"
+        "print(w.passages, qs, [asyncio.run(t.complete(r)) for r in rs])"
     )
     outputs = {
         subprocess.run(

@@ -11,21 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steper.errors import SteperError
-from steper.prompts import ANSWER_CUE, answer_sentence
-from steper.protocols import Request
+from steper.prompts import answer_sentence, one_line, parse_query, statement_of
+from steper.protocols import Completion, Request
 from steper.types import Hop
 
 
 class AnnotatedTeacher:
     """Implements ``steper.protocols.LM`` from ``Question.chain``."""
 
-    def complete(self, requests: Sequence[Request]) -> list[str]:
-        """The next sentence of each question's chain.
+    async def complete(self, request: Request) -> Completion:
+        """The next sentence of the question's chain.
 
         Raises:
-            SteperError: if a question has no chain.
+            SteperError: if the question has no chain.
         """
-        return [_next_sentence(request) for request in requests]
+        return Completion(_next_sentence(request))
 
 
 def _next_sentence(request: Request) -> str:
@@ -36,16 +36,18 @@ def _next_sentence(request: Request) -> str:
             where=f"question {question.id}",
             fix="Use questions with a decomposition or evidence triples, or another teacher.",
         )
-    written = [step.reasoning for step in request.steps]
+    written = [statement_of(step.reasoning, cue=request.search_cue) for step in request.steps]
     hop = next((h for h in question.chain if h.statement not in written), None)
     known = hop is None or _can_read(hop, request)
     if request.final:
         # Asked too early, it answers with what it has read so far, as a model would.
         done = hop is None or (known and hop is question.chain[-1])
         answer = question.answer if done else _last_answer(question.chain, written)
-        return answer_sentence(answer).removeprefix(ANSWER_CUE)
+        return answer_sentence(answer, cue=request.answer_cue).removeprefix(request.answer_cue)
     if hop is None:
-        return answer_sentence(question.answer)
+        return answer_sentence(question.answer, cue=request.answer_cue)
+    if request.search_cue:
+        return _asking_sentence(hop, written, request, known=known)
     return hop.statement if known else _search_sentence(hop, written)
 
 
@@ -70,6 +72,19 @@ def _search_sentence(hop: Hop, written: Sequence[str]) -> str:
         return by_title
     by_question = f"I need to find out: {hop.question.rstrip('?').strip()}?"
     return by_title if by_question in written else by_question
+
+
+def _asking_sentence(hop: Hop, written: Sequence[str], request: Request, *, known: bool) -> str:
+    """The fact where it can be read, and in the same breath the query for what is missing next."""
+    said = [*written, hop.statement] if known else written
+    missing = next((h for h in request.question.chain if h.statement not in said), None)
+    if missing is None or _can_read(missing, request):
+        return hop.statement
+    queries = [one_line(query) for query in (missing.question, missing.title) if query]
+    tried = [parse_query(step.reasoning, cue=request.search_cue) for step in request.steps]
+    query = next((q for q in queries if q not in tried), queries[-1])
+    order = f"{request.search_cue} {query}"
+    return f"{hop.statement} {order}" if known else order
 
 
 def _last_answer(chain: Sequence[Hop], written: Sequence[str]) -> str:

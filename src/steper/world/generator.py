@@ -49,7 +49,11 @@ class Relation:
 
     def search(self, subject: str) -> str:
         """What to look for where the fact has not been read yet."""
-        return f"I need to find {self.nouns[0].format(subject)}."
+        return f"I need to find {self.query(subject)}."
+
+    def query(self, subject: str) -> str:
+        """The same, without the sentence around it."""
+        return self.nouns[0].format(subject)
 
 
 def _year(*templates: str, ask: str) -> Relation:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from steper.prompts import ANSWER_CUE, answer_sentence
-from steper.protocols import Request
+from steper.prompts import answer_sentence, statement_of
+from steper.protocols import Completion, Request
 from steper.world.generator import Fact, Relation, entity_of, read, relation_named
 
 
@@ -27,9 +27,9 @@ class WorldTeacher:
     def __init__(self, *, error_rate: float = 0.05, seed: int = 0) -> None:
         self.error_rate, self.seed = error_rate, seed
 
-    def complete(self, requests: Sequence[Request]) -> list[str]:
-        """The next sentence of each run; only the request's passages are read."""
-        return [self._next_sentence(request) for request in requests]
+    async def complete(self, request: Request) -> Completion:
+        """The next sentence of the run; only the request's passages are read."""
+        return Completion(self._next_sentence(request))
 
     def _next_sentence(self, request: Request) -> str:
         facts = {
@@ -37,9 +37,10 @@ class WorldTeacher:
             for passage in request.passages
             for fact in read(passage.text)
         }
-        written = {step.reasoning for step in request.steps}
+        cue = request.search_cue
+        written = {statement_of(step.reasoning, cue=cue) for step in request.steps}
         comparison = request.question.type == "comparison"
-        subject, values = "", list[str]()
+        subject, stated, values = "", "", list[str]()
         for hop in request.question.chain:
             relation = relation_named(hop.question)
             # In a chain the next subject is whatever was read last, right or wrong.
@@ -49,14 +50,22 @@ class WorldTeacher:
                 fact = facts.get((subject, relation.name))
                 if fact is None:
                     if request.final:
-                        return _answer(values[-1] if values else "unknown", final=True)
-                    return relation.search(subject)
+                        return _answer(values[-1] if values else "unknown", request)
+                    # Where it says what to search for, it does so behind the fact it has just read.
+                    order = f"{cue} {relation.query(subject)}" if cue else relation.search(subject)
+                    return f"{stated} {order}".lstrip()
+                if stated:
+                    return stated
                 value = self._read_value(request, fact, list(facts.values()))
                 if not request.final:
-                    return relation.statement(subject, value)
+                    stated = relation.statement(subject, value)
+                    if not cue:
+                        return stated
             values.append(value)
+        if stated:
+            return stated
         answer = _compare(request, values) if comparison else values[-1]
-        return _answer(answer, final=request.final)
+        return _answer(answer, request)
 
     def _read_value(self, request: Request, fact: Fact, facts: Sequence[Fact]) -> str:
         rng = random.Random(f"{self.seed}-{request.question.id}-{len(request.steps)}")
@@ -85,6 +94,6 @@ def _compare(request: Request, values: Sequence[str]) -> str:
     return "yes" if values[0] == values[1] else "no"
 
 
-def _answer(answer: str, *, final: bool) -> str:
-    sentence = answer_sentence(answer)
-    return sentence.removeprefix(ANSWER_CUE) if final else sentence
+def _answer(answer: str, request: Request) -> str:
+    sentence = answer_sentence(answer, cue=request.answer_cue)
+    return sentence.removeprefix(request.answer_cue) if request.final else sentence

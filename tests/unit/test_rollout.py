@@ -1,0 +1,246 @@
+"""A rollout loses nothing: failures are kept, a budget stops it, a sample foretells its costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from road import rollout_config
+from steper import rollout as module
+from steper.accounts import Prices, Purse
+from steper.config import EvaluateConfig, RolloutConfig
+from steper.errors import BudgetSpent, CompletionError, SteperError
+from steper.evaluate import evaluate
+from steper.index import build_index
+from steper.protocols import LM, Completion, Request, Usage
+from steper.rollout import RunUsage, read_trajectories, rollout
+from steper.store import read_json, read_records, write_records
+from steper.types import Failure
+from steper.world.generator import World
+from steper.world.teacher import WorldTeacher
+
+QUESTIONS = 24
+
+
+class Priced:
+    """The world's teacher behind a counter: each call costs, some questions fail."""
+
+    def __init__(self, purse: Purse | None, broken: set[str] | None = None) -> None:
+        self.calls, self.purse, self.broken = 0, purse or Purse(), broken or set()
+        self._teacher = WorldTeacher(error_rate=0.1)
+
+    async def complete(self, request: Request) -> Completion:
+        if request.question.id in self.broken and request.steps:
+            raise CompletionError("the server has hung up.", where="http://localhost:1")
+        used = Usage(prompt_tokens=len(request.prompt), completion_tokens=10, seconds=0.5)
+        cost = Prices(prompt=1000.0).cost(used)
+        async with self.purse.hold(cost):
+            self.calls += 1
+            completion = await self._teacher.complete(request)
+            self.purse.pay(cost)
+        used = Usage(used.prompt_tokens, 0, 10, 0.5, cost)
+        return Completion(completion.text, used)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rollout")
+    world = World.generate(seed=0, part="train", entities=60)
+    write_records(path / "corpus.jsonl", world.passages.values())
+    write_records(path / "questions.jsonl", world.questions(QUESTIONS, seed=0))
+    build_index(path / "corpus.jsonl", path / "index")
+    return path
+
+
+@pytest.fixture
+def teachers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Priced]]:
+    """Replaces the command's teacher; what is returned fills with those that were made."""
+
+    def set_broken(*ids: str) -> list[Priced]:
+        made: list[Priced] = []
+
+        def build(*_: object, purse: Purse | None = None, **__: object) -> LM:
+            made.append(Priced(purse, set(ids)))
+            return made[-1]
+
+        monkeypatch.setattr(module, "build_lm", build)
+        return made
+
+    return set_broken
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+
+
+def test_a_failed_question_is_kept_with_its_reason_and_retried_when_told(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    teachers()
+    clean = rollout(rollout_config(folder, tmp_path / "clean"))
+    broken = [t.id for t in read_trajectories(clean) if len(t.steps) > 1][3]
+
+    teachers(broken)
+    config = rollout_config(folder, tmp_path / "out")
+    rollout(config)
+    (failure,) = read_records(tmp_path / "out" / "failed.jsonl", Failure)
+    assert (failure.id, failure.step) == (broken, 2)
+    assert failure.reason == "http://localhost:1: the server has hung up."
+    counts = read_json(tmp_path / "out" / "manifest.json")["counts"]
+    assert (counts["runs"], counts["failed"]) == (QUESTIONS - 1, 1)
+    before = files(tmp_path / "out")
+
+    made = teachers()
+    rollout(config)
+    assert not made and files(tmp_path / "out") == before, "finished: nothing is tried again"
+
+    rollout(config.model_copy(update={"retry_failed": True}))
+    steps = next(t.steps for t in read_trajectories(clean) if t.id == broken)
+    assert made[0].calls == len(steps), "only the failed question was run"
+    assert files(tmp_path / "out") == files(clean)
+    assert read_json(tmp_path / "out" / "manifest.json")["counts"]["failed"] == 0
+
+
+def test_what_fails_again_is_still_kept(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    made = teachers()
+    clean = read_trajectories(rollout(rollout_config(folder, tmp_path / "clean")))
+    ids = [t.id for t in clean if len(t.steps) > 1][:2]
+    teachers(*ids)
+    config = rollout_config(folder, tmp_path / "out")
+    rollout(config)
+    before = files(tmp_path / "out")
+    made = teachers(*ids)
+    rollout(config.model_copy(update={"retry_failed": True}))
+    assert made[0].calls == 2, "the first step of either"
+    assert files(tmp_path / "out") == before
+
+
+def test_where_everything_fails_the_run_stops(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    world = World.generate(seed=0, part="train", entities=60)
+    questions = [q for q in world.questions(200, seed=1) if len(q.chain) > 1]
+    write_records(tmp_path / "questions.jsonl", questions)
+    teachers(*(q.id for q in questions))
+    config = rollout_config(
+        folder, tmp_path / "out", questions=tmp_path / "questions.jsonl", concurrency=1
+    )
+    with pytest.raises(SteperError, match=r"20 questions failed and none succeeded.*hung up"):
+        rollout(config)
+    assert len(read_records(tmp_path / "out" / "failed.jsonl", Failure)) == module.HOPELESS
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+def test_a_budget_stops_the_run_and_a_higher_one_goes_on(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]], concurrency: int
+) -> None:
+    made = teachers()
+    clean = rollout(rollout_config(folder, tmp_path / "clean"))
+    whole = made[0].purse.spent
+
+    made = teachers()
+    config = rollout_config(folder, tmp_path / "out", budget=whole / 3, concurrency=concurrency)
+    with pytest.raises(BudgetSpent, match=r"is used up: .* spent.*Raise it"):
+        rollout(config)
+    assert 0 < made[0].purse.spent <= whole / 3
+    assert read_json(tmp_path / "out" / "manifest.json")["status"] == "running"
+
+    rollout(config.model_copy(update={"budget": 2 * whole}))
+    assert files(tmp_path / "out") == files(clean)
+    if concurrency == 1:
+        # Without a cache the question under way is all that is paid for twice.
+        assert whole < made[1].purse.spent < whole * 1.1, "the ledger knows of both sessions"
+
+
+def test_a_dry_run_foretells_and_pays_nothing_twice(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    made = teachers()
+    said: list[str] = []
+    config = rollout_config(folder, tmp_path / "out")
+    sample = config.model_copy(update={"dry_run": True, "dry_run_questions": 8})
+    rollout(sample, say=said.append)
+    (table,) = said
+    assert "8 questions" in table and f"all {QUESTIONS}" in table
+    assert read_json(tmp_path / "out" / "manifest.json")["status"] == "running"
+    cost = next(line.split() for line in table.splitlines() if "cost" in line)
+    rollout(config)
+    whole = sum(used.cost for run in usage(tmp_path / "out") for used in run.steps)
+    assert made[1].purse.spent == pytest.approx(whole)
+    assert float(cost[1]) == pytest.approx(made[0].purse.spent, abs=0.005)
+    low, high = float(cost[3]), float(cost[5])
+    assert low <= whole <= high, "the interval holds what it came to"
+
+
+def usage(folder: Path) -> list[RunUsage]:
+    return read_records(folder / "usage.jsonl", RunUsage)
+
+
+def test_several_samples_are_runs_of_their_own(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    teachers()
+    rollout(rollout_config(folder, tmp_path / "out", samples=3, temperature=0.7))
+    trajectories = read_trajectories(tmp_path / "out")
+    assert len({t.id for t in trajectories}) == len(trajectories) == 3 * QUESTIONS
+    assert {t.id.removeprefix(t.question.id) for t in trajectories} == {"", "~1", "~2"}
+
+
+def test_drawing_twice_at_temperature_zero_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteperError, match=r"--samples: draws the same each time"):
+        rollout(rollout_config(folder, tmp_path / "out", samples=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_means_may_change_when_a_run_is_resumed_but_nothing_else(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = rollout_config(folder, tmp_path / "out")
+    rollout(config)
+    rollout(config.model_copy(update={"concurrency": 3, "budget": 1.0, "cache": "none"}))
+    changed: RolloutConfig = config.model_copy(update={"k": 3})
+    with pytest.raises(SteperError, match=r"another run \(config.k: 2 there, 3 now\)"):
+        rollout(changed)
+
+
+def test_usage_is_written_step_by_step(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    teachers()
+    rollout(rollout_config(folder, tmp_path / "out"))
+    steps = {t.id: len(t.steps) for t in read_trajectories(tmp_path / "out")}
+    used = usage(tmp_path / "out")
+    assert {run.id: len(run.steps) for run in used} == steps
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert counts["completion_tokens"] == 10 * sum(steps.values())
+    assert counts["cost"] == pytest.approx(sum(u.cost for run in used for u in run.steps))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_evaluation_takes_the_options_of_a_rollout(
+    folder: Path, tmp_path: Path, force: bool
+) -> None:
+    config = EvaluateConfig(
+        model="world",
+        index=folder / "index",
+        questions=folder / "questions.jsonl",
+        out=tmp_path / "out",
+        strategy="interleaved",
+        k=2,
+        max_steps=8,
+        max_passages=6,
+        force_search=force,
+    )
+    result = read_json(evaluate(config) / "evaluation.json")
+    assert result["setting"]["max_passages"] == 6
+    assert result["setting"].get("force_search", False) == force
+    runs = read_trajectories(tmp_path / "out")
+    assert {run.stopped for run in runs} <= {"answer", "budget", "limit"}
+    # The first sentence is asked for without a search, unless one is forced.
+    assert all(bool(run.steps[0].query) == force for run in runs)
+    assert (result["usage"]["search_rate"] > 0.8) == force
