@@ -145,8 +145,10 @@ def evaluate(
         config=identity(config, "retry_failed setting") | setting.record(),
         inputs=inputs,
     ) as stage:
+        if stage.finished and not config.retry_failed:
+            return stage.path
         logs = Logs(stage)
-        if stage.finished and not (config.retry_failed and len(logs.failed)):
+        if stage.finished and not len(logs.failed):
             return stage.path
         stage.reopen()
         lm = build_lm(

@@ -112,8 +112,10 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
         ),
         inputs={"index": config.index / "manifest.json", "questions": config.questions},
     ) as stage:
+        if stage.finished and not config.retry_failed:
+            return stage.path
         logs = Logs(stage)
-        if stage.finished and not (config.retry_failed and len(logs.failed)):
+        if stage.finished and not len(logs.failed):
             return stage.path
         stage.reopen()
         write_setting(stage.path / RUN_SETTING, setting)
