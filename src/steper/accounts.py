@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class Purse:
         self, budget: float | None = None, *, spent: float = 0.0, ledger: Path | None = None
     ) -> None:
         self.budget, self.spent, self._ledger = budget, spent, ledger
+        if ledger and ledger.exists():
+            whole = ledger.read_bytes().rpartition(b"\n")
+            os.truncate(ledger, len(whole[0] + whole[1]))  # a torn line would spoil the next
         self._held = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from steper.accounts import Purse
 from steper.config import AskConfig
 from steper.driver import run
 from steper.index import open_index
@@ -33,7 +34,12 @@ def ask(config: AskConfig, *, show: Callable[[str], None] = print) -> Trajectory
             show(f"  + {passage.title}")
         show(f"  {step.reasoning}")
 
-    retriever, lm = open_index(config.index), build_lm(config.model, config)
+    retriever = open_index(config.index)
+    lm = build_lm(
+        config.model,
+        config.model_copy(update={"cache": config.cache or "none"}),
+        purse=Purse(config.budget),
+    )
     (trajectory,) = run([question], setting=setting, retriever=retriever, lm=lm, on_step=show_step)
     show(f"Answer: {trajectory.answer or '(none within the allowed steps)'}")
     return trajectory

@@ -9,7 +9,7 @@ its setting from there, so it is asked in the layout it was taught in. A judge's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ from steper.filters import (
     sift,
 )
 from steper.judge import JudgeFilter, Verdict, judge, rubric_sha256
-from steper.models import RUN_SETTING, build_lm, read_setting, write_setting
+from steper.models import RUN_SETTING, build_lm, read_setting, remarks, write_setting
 from steper.protocols import LM, Drop, Filter
-from steper.rollout import TRAJECTORIES, open_purse, read_trajectories
+from steper.rollout import API, TRAJECTORIES, open_purse, read_trajectories
 from steper.setting import Setting
 from steper.store import Run, read_records, require_finished, write_records
 from steper.types import STRICT, TASKS, StepExample, Trajectory
@@ -66,12 +66,15 @@ class Rejected:
     also: tuple[str, ...] = ()
 
 
-def build(config: BuildConfig, *, judge_lm: LM | None = None) -> Path:
+def build(
+    config: BuildConfig, *, judge_lm: LM | None = None, say: Callable[[str], None] = print
+) -> Path:
     """Run the stage and return its folder.
 
     Args:
         config: what to filter by and how to write the examples.
         judge_lm: who judges, in place of the model that the configuration names.
+        say: receives what the judge has to tell of its calls.
 
     Raises:
         SteperError: on bad input, targets that the layout does not have, or if no trajectory is
@@ -81,7 +84,7 @@ def build(config: BuildConfig, *, judge_lm: LM | None = None) -> Path:
     require_finished(config.rollout, stage="rollout")
     setting = _setting(config)
     targets = targets_of(setting.template.layout, config.targets)
-    stage = Run.open(
+    with Run.open(
         config.out,
         stage="build",
         config=_identity(config) | {"targets": targets},
@@ -89,37 +92,41 @@ def build(config: BuildConfig, *, judge_lm: LM | None = None) -> Path:
             "trajectories": config.rollout / f"{TRAJECTORIES}.jsonl",
             "setting": config.rollout / RUN_SETTING,
         },
-    )
-    if stage.finished:
-        return stage.path
-    trajectories = read_trajectories(config.rollout)
-    good, dropped = _sift(trajectories, config, setting, stage=stage, judge_lm=judge_lm)
-    if not good:
-        raise _nothing_left(dropped, config)
-    kept, left = choose(good, config.choose)
-    tasks: Counter[str] = Counter()
+    ) as stage:
+        if stage.finished and not (config.retry_failed and stage.counts.get("failed")):
+            return stage.path
+        stage.reopen()
+        trajectories = read_trajectories(config.rollout)
+        good, dropped = _sift(
+            trajectories, config, setting, stage=stage, judge_lm=judge_lm, say=say
+        )
+        if not good:
+            raise _nothing_left(dropped, config)
+        kept, left = choose(good, config.choose)
+        tasks: Counter[str] = Counter()
 
-    def examples() -> Iterator[StepExample]:
-        """One by one, because prompts repeat their passages and together take much memory."""
-        for trajectory in kept:
-            for example in step_examples(trajectory, setting.template, targets=targets):
-                tasks[example.task] += 1
-                yield example
+        def examples() -> Iterator[StepExample]:
+            """One by one, because prompts repeat their passages and together take much memory."""
+            for trajectory in kept:
+                for example in step_examples(trajectory, setting.template, targets=targets):
+                    tasks[example.task] += 1
+                    yield example
 
-    write_records(stage.path / REJECTED, (_rejected(*item) for item in dropped + left))
-    write_records(stage.path / EXAMPLES, examples())
-    write_setting(stage.path / RUN_SETTING, setting)
-    verdicts = list(stage.log(VERDICTS, Verdict, key=lambda v: v.id))
-    stage.finish(
-        {
-            **_counts(trajectories, kept, dropped, config.filters),
-            "not_chosen": len(left),
-            "judged": len(verdicts),
-            "unscored": sum(verdict.rating is None for verdict in verdicts),
-            "types": _by_type(trajectories, kept, dropped, config.filters),
-            "examples": {task: tasks[task] for task in TASKS},
-        }
-    )
+        write_records(stage.path / REJECTED, (_rejected(*item) for item in dropped + left))
+        write_records(stage.path / EXAMPLES, examples())
+        write_setting(stage.path / RUN_SETTING, setting)
+        verdicts = list(stage.log(VERDICTS, Verdict, key=lambda v: v.id))
+        stage.finish(
+            {
+                **_counts(trajectories, kept, dropped, config.filters),
+                "not_chosen": len(left),
+                "judged": len(verdicts),
+                "unscored": sum(verdict.rating is None for verdict in verdicts),
+                "failed": sum(bool(verdict.error) for verdict in verdicts),
+                "types": _by_type(trajectories, kept, dropped, config.filters),
+                "examples": {task: tasks[task] for task in TASKS},
+            }
+        )
     return stage.path
 
 
@@ -160,6 +167,7 @@ def _sift(
     *,
     stage: Run,
     judge_lm: LM | None,
+    say: Callable[[str], None],
 ) -> tuple[list[Trajectory], Rejects]:
     """Keep or drop by the filters asked for; the judge sees only what the others keep."""
     filters = [build_filter(name, config, setting) for name in config.filters if name != JUDGE]
@@ -167,9 +175,13 @@ def _sift(
     if JUDGE not in config.filters:
         return kept, dropped
     purse = open_purse(stage.path, config.budget)
-    lm = judge_lm or build_lm(config.judge or "", config, purse=purse)
+    lm = judge_lm or build_lm(config.judge or "", config, purse=purse, pin=stage.path / API)
     log = stage.log(VERDICTS, Verdict, key=lambda verdict: verdict.id)
-    verdicts = wait_for(lambda: judge(kept, lm, log, in_flight=config.concurrency))
+    try:
+        verdicts = wait_for(lambda: judge(kept, lm, log, in_flight=config.concurrency))
+    finally:
+        for remark in remarks(lm):
+            say(remark)
     kept, judged = sift(kept, [JudgeFilter(verdicts)])
     order = {trajectory.id: place for place, trajectory in enumerate(trajectories)}
     return kept, sorted(dropped + judged, key=lambda item: order[item[0].id])
@@ -206,9 +218,11 @@ def _identity(config: BuildConfig) -> dict[str, Any]:
     """What of the configuration makes the run what it is; a judge's options only with a judge."""
     if JUDGE not in config.filters:
         return config.model_dump(
-            mode="json", exclude={"out", "rollout", *ModelOptions.model_fields}
+            mode="json", exclude={"out", "rollout", "retry_failed", *ModelOptions.model_fields}
         )
-    kept = config.model_dump(mode="json", exclude={"out", "rollout", *MEANS})
+    kept = config.model_dump(
+        mode="json", exclude={"out", "rollout", "retry_failed", *MEANS.split()}
+    )
     return kept | {"endpoint": bool(config.base_url), "rubric": rubric_sha256()}
 
 
@@ -311,7 +325,10 @@ def yield_table(counts: dict[str, Any]) -> str:
     ]
     lines = [tabulate(rows, headers=headers, disable_numparse=True)]
     if counts["judged"]:
-        lines.append(f"judge: {counts['judged']} steps, {counts['unscored']} of them unscored")
+        lines.append(
+            f"judge: {counts['judged']} steps, {counts['unscored']} of them unscored, of which "
+            f"{counts['failed']} because the call failed (--retry-failed)"
+        )
     made = [f"{number} {task}" for task, number in counts["examples"].items()]
     return "\n\n".join([*lines, f"examples: {', '.join(made)}"])
 

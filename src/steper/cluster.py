@@ -64,6 +64,7 @@ class _Worker:
             error_rate=config.error_rate,
             seed=config.seed,
             purse=share.purse(),
+            pin=config.out / "api.txt",
         )
 
     def answer(self, shard: Sequence[Work]) -> Iterator[Outcome | SteperError]:

@@ -60,7 +60,8 @@ class ModelOptions(Config):
     """Most calls or questions under way at once; fewer where the server asks for it."""
     cache: str = ""
     """File with every completion ever paid for, so that none is paid twice; `none` for no cache. By
-    default completions.sqlite in $STEPER_CACHE, else in ~/.cache/steper."""
+    default completions.sqlite in $STEPER_CACHE, else in ~/.cache/steper; of an evaluation, in its
+    --out, because students are often served under one name."""
     price_prompt: float = Field(default=0.0, ge=0.0)
     """Price of a million prompt tokens, in any currency."""
     price_cached: float | None = Field(default=None, ge=0.0)
@@ -83,7 +84,7 @@ class ModelOptions(Config):
 
 
 MEANS = (
-    "base_url api_key_env timeout_s retries concurrency cache price_prompt price_cached "
+    "base_url api api_key_env timeout_s retries concurrency cache price_prompt price_cached "
     "price_completion budget backend device"
 )
 """Options that change how a completion is come by, but not what a run is: they may change when it
@@ -189,6 +190,8 @@ class _Build(Config):
     targets: Literal["cumulative", "incremental"] | None = None
     """Whether a target repeats the earlier reasoning (Eq. 3) or holds the new sentence (Eq. 2). By
     default `cumulative` in the grouped layout; the interleaved one has `incremental` only."""
+    retry_failed: bool = False
+    """Ask the judge again where a call failed before."""
 
 
 class BuildConfig(ModelOptions, _Build):

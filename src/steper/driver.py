@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from steper.batching import Batcher
-from steper.errors import BudgetSpent, CompletionError
+from steper.errors import BudgetSpent, CompletionError, Outage
 from steper.prompts import first_sentence
 from steper.protocols import LM, Finish, Generate, Request, Retriever, Search, Strategy, Usage
 from steper.selection import choose
@@ -35,10 +35,12 @@ class Outcome:
 
     Attributes:
         usage: what each step took, all its candidates together.
+        outage: whether it failed because no server answered.
     """
 
     result: Trajectory | Failure
     usage: tuple[Usage, ...]
+    outage: bool = False
 
 
 def run(
@@ -141,7 +143,9 @@ def in_step(results: AsyncIterator[Outcome]) -> Iterator[Outcome]:
         return await anext(results, None)
 
     async def close() -> None:
-        await results.aclose()  # type: ignore[attr-defined]
+        generator: Any = results
+        if not generator.ag_running:  # as it is where a second Ctrl-C cuts its end short
+            await generator.aclose()
 
     with _loop() as complete:
         try:
@@ -211,7 +215,7 @@ class _Run:
         id_ = run_id(self.question, self.sample)
         step = len(self.steps) + 1
         failure = Failure(id_, self.question, self.sample, step, str(error))
-        return Outcome(failure, tuple(self.usage))
+        return Outcome(failure, tuple(self.usage), isinstance(error, Outage))
 
     @property
     def tokens(self) -> int:
@@ -260,7 +264,16 @@ class _Driver:
         requests = [
             self._request(item, final=bool(final), candidate=n) for n in range(self._candidates)
         ]
-        written = await asyncio.gather(*(self._lm.complete(request) for request in requests))
+        # All are waited for, also where one fails: the others are paid, too.
+        ended = await asyncio.gather(
+            *(self._lm.complete(request) for request in requests), return_exceptions=True
+        )
+        written = [one for one in ended if not isinstance(one, BaseException)]
+        if errors := [one for one in ended if isinstance(one, BaseException)]:
+            if written:
+                item.usage.append(sum((completion.usage for completion in written), Usage()))
+            # One that stops the run before one that fails the question.
+            raise min(errors, key=lambda error: isinstance(error, CompletionError))
         cue = self._setting.template.answer_cue if final else ""
         # A server's answer to the cue may come without the blank before it, or on a new line.
         sentences = [first_sentence(f"{cue} {w.text.lstrip()}") for w in written]

@@ -14,6 +14,8 @@ class SteperError(Exception):
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
+        # Another program's message may be part of it, and end anyhow.
+        what = what if what.rstrip().endswith((".", "!", "?", "…", ":")) else f"{what.rstrip()}."
         parts = [f"{where}: {what}" if where else what]
         if fix:
             parts.append(fix)
@@ -22,6 +24,10 @@ class SteperError(Exception):
 
 class CompletionError(SteperError):
     """One completion could not be had; its question fails, the run goes on."""
+
+
+class Outage(CompletionError):
+    """Every attempt at a completion failed: that speaks against the server, not the question."""
 
 
 class BudgetSpent(SteperError):

@@ -23,8 +23,16 @@ from steper.driver import in_step, outcomes
 from steper.errors import SteperError
 from steper.index import open_index
 from steper.metrics import Rules, mean_interval, normalize, recall, score
-from steper.models import build_lm, default_setting, model_path, remarks, taught_setting
+from steper.models import (
+    COMPLETIONS,
+    build_lm,
+    default_setting,
+    model_path,
+    remarks,
+    taught_setting,
+)
 from steper.rollout import (
+    API,
     Logs,
     answerable,
     counts,
@@ -134,9 +142,11 @@ def evaluate(
         config.questions, split=config.split, limit=config.limit, chains=config.chains
     )
     if config.model == "annotated" and not config.base_url:
-        questions = answerable(questions, config.questions)
+        questions = answerable(questions, config.questions, say=say)
     index_manifest = require_finished(config.index, stage="index")
     inputs = {"index": config.index / "manifest.json", "questions": config.questions}
+    if config.chains:
+        inputs["chains"] = config.chains
     if not config.base_url and Path(path := model_path(config.model)).is_dir():
         inputs["model"] = Path(path)
     with Run.open(
@@ -157,6 +167,9 @@ def evaluate(
             error_rate=config.error_rate,
             seed=config.seed,
             purse=open_purse(config.out, config.budget),
+            # Not shared: students are often served under one name, and answer differently.
+            cache=config.out / COMPLETIONS,
+            pin=config.out / API,
         )
         begin = time.monotonic()
         runs = [(question, 0) for question in questions]
@@ -181,6 +194,11 @@ def evaluate(
                 f"all {len(logs.failed)} questions failed.",
                 where=str(stage.path / "failed.jsonl"),
                 fix="Mend the cause written there and run the same command with --retry-failed.",
+            )
+        if len(logs.failed):
+            say(
+                f"{len(logs.failed)} questions failed and are not scored; --retry-failed tries "
+                "them again"
             )
         scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
         write_records(stage.path / "scores.jsonl", scores)
@@ -256,7 +274,7 @@ def _refuse_other(own: Setting, config: EvaluateConfig) -> None:
         if asked is not None and asked != taught:
             raise SteperError(
                 f"the student was taught with {name} = {taught!r}, not {asked!r}.",
-                where=str(Path(config.model) / "steper.json"),
+                where=str(config.setting or Path(config.model) / "steper.json"),
                 fix=f"Leave --{name.replace('_', '-')} out.",
             )
 
@@ -277,10 +295,15 @@ def evaluation_table(folders: Sequence[Path]) -> str:
     rows = [
         [
             label,
+            f"{sum(r['n'] for r in results)}",
+            f"{sum(r.get('failed', 0) for r in results)}",
             *(cell(results, measure) for measure in MEASURES),
             f"{fmean(r['seconds'] for r in results):.0f}",
         ]
         for label, results in runs.items()
     ]
-    headers = ["", "EM", "F1", "Acc", "recall", "first", "middle", "last", "steps", "seconds"]
+    headers = [
+        *("", "n", "failed", "EM", "F1", "Acc", "recall", "first", "middle", "last", "steps"),
+        "seconds",
+    ]
     return tabulate(rows, headers=headers, stralign="right", disable_numparse=True)

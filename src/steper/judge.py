@@ -22,7 +22,7 @@ from importlib import resources
 
 from tqdm import tqdm
 
-from steper.errors import BudgetSpent, CompletionError
+from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
 from steper.prompts import one_line
 from steper.protocols import LM, Drop, Request, Turn
 from steper.store import Log
@@ -30,6 +30,9 @@ from steper.types import STRICT, Trajectory
 
 LONGEST = 10_000
 """Characters of an answer that are read; no verdict is as long."""
+
+HOPELESS = 20
+"""So many failures without one success before are not the steps' fault."""
 
 KEYS = dict.fromkeys(("supported", "useful", "reason")).keys()
 """Those of a verdict, in this order."""
@@ -114,17 +117,31 @@ async def judge(
     share = iter(waiting)
 
     spent: list[BudgetSpent] = []
+    good = bad = outages = 0
 
     async def work() -> None:
+        nonlocal good, bad, outages
         for trajectory, number in share:
             try:
-                log.append(await _verdict(trajectory, number, lm))
+                verdict, outage = await _verdict(trajectory, number, lm)
             except BudgetSpent as error:
                 # Raised at the end only: the calls under way are paid for, so they are waited for.
                 spent.append(error)
+                return
+            log.append(verdict)
+            bar.update()
+            if not verdict.error:
+                good, outages = good + 1, 0
+                continue
+            bad, outages = bad + 1, outages + 1 if outage else 0
+            if outages >= HOPELESS or (bad >= min(HOPELESS, len(waiting)) and not good):
+                raise SteperError(
+                    f"{bad} steps could not be judged; the last: {verdict.error}",
+                    where="--judge",
+                    fix="Mend the cause and run the same command: it goes on where it stopped.",
+                )
             if spent:
                 return
-            bar.update()
 
     with bar:
         try:
@@ -142,14 +159,16 @@ async def judge(
     return by_trajectory
 
 
-async def _verdict(trajectory: Trajectory, number: int, lm: LM) -> Verdict:
+async def _verdict(trajectory: Trajectory, number: int, lm: LM) -> tuple[Verdict, bool]:
+    """The verdict, and whether there is none because no server answered."""
     try:
         completion = await lm.complete(judge_request(trajectory, number))
     except CompletionError as error:
-        return Verdict(trajectory.id, number, None, error=str(error))
+        unscored = Verdict(trajectory.id, number, None, error=str(error))
+        return unscored, isinstance(error, Outage)
     rating = read_verdict(completion.text)
     raw = "" if rating else completion.text[:LONGEST]
-    return Verdict(trajectory.id, number, rating, raw)
+    return Verdict(trajectory.id, number, rating, raw), False
 
 
 def judge_request(trajectory: Trajectory, number: int) -> Request:

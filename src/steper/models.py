@@ -24,6 +24,9 @@ from steper.world.teacher import WorldTeacher
 if TYPE_CHECKING:
     from steper.lm.endpoint import EndpointLM
 
+COMPLETIONS = "completions.sqlite"
+"""Name of the file of completions."""
+
 RUN_SETTING = "setting.json"
 """Name of the setting in a run folder."""
 
@@ -40,6 +43,8 @@ def build_lm(
     error_rate: float = 0.05,
     seed: int = 0,
     purse: Purse | None = None,
+    cache: Path | None = None,
+    pin: Path | None = None,
 ) -> LM:
     """The language model of that name.
 
@@ -50,11 +55,13 @@ def build_lm(
         error_rate: how often the world teacher misreads.
         seed: of draws, and of the world teacher's errors.
         purse: what calls to a server are paid from.
+        pin: file that keeps the form of asking a server; see ``EndpointLM``.
+        cache: where they are kept, if the options do not say; by default in the user's cache.
     """
     options = options or ModelOptions()
     sampling = Sampling(options.temperature, options.top_p, options.max_tokens, seed)
     if options.base_url:
-        return _endpoint(name, options, sampling, purse)
+        return _endpoint(name, options, sampling, purse=purse, cache=cache, pin=pin)
     match name:
         case "annotated":
             return AnnotatedTeacher()
@@ -77,11 +84,23 @@ def build_lm(
 
 
 def _endpoint(
-    name: str, options: ModelOptions, sampling: Sampling, purse: Purse | None
+    name: str,
+    options: ModelOptions,
+    sampling: Sampling,
+    *,
+    purse: Purse | None,
+    cache: Path | None,
+    pin: Path | None,
 ) -> EndpointLM:
     from steper.lm.calls import CallCache
     from steper.lm.endpoint import Endpoint, EndpointLM
 
+    if options.budget is not None and not (options.price_prompt or options.price_completion):
+        raise SteperError(
+            "is never reached: nothing costs anything without prices.",
+            where="--budget",
+            fix="Give --price-prompt and --price-completion, per million tokens.",
+        )
     endpoint = Endpoint(
         model=name,
         base_urls=options.base_url,
@@ -91,13 +110,15 @@ def _endpoint(
         retries=options.retries,
         concurrency=options.concurrency,
     )
+    path = cache_path(options.cache, cache)
     cached = options.price_prompt if options.price_cached is None else options.price_cached
     return EndpointLM(
         endpoint,
         sampling,
-        cache=None if options.cache == "none" else CallCache(cache_path(options.cache)),
+        cache=CallCache(path) if path else None,
         prices=Prices(options.price_prompt, cached, options.price_completion),
         purse=purse,
+        pin=pin,
     )
 
 
@@ -107,12 +128,13 @@ def remarks(lm: LM) -> list[str]:
     return tell()
 
 
-def cache_path(given: str) -> Path:
-    """The file of completions: the one given, else in ``$STEPER_CACHE`` or the user's cache."""
+def cache_path(given: str, default: Path | None = None) -> Path | None:
+    """The file of completions: the one given, else ``default``, else in the user's cache."""
     if given:
-        return Path(given)
+        return None if given == "none" else Path(given)
     folder = os.environ.get("STEPER_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "steper") / "completions.sqlite"
+    users = Path(folder) if folder else Path.home() / ".cache" / "steper"
+    return default or users / COMPLETIONS
 
 
 def model_path(name: str) -> str:
@@ -141,11 +163,16 @@ def saved_setting(name: str) -> Setting | None:
 
 
 def read_setting(path: Path) -> Setting:
-    """Read a setting file strictly."""
+    """Read a setting file strictly.
+
+    Raises:
+        SteperError: if it is no setting.
+    """
+    fix = f"Give a run's {RUN_SETTING} or a student's {STUDENT_SETTING}."
     try:
-        return from_json(Setting, path.read_bytes(), where=str(path))
+        return from_json(Setting, path.read_bytes(), where=str(path), fix=fix)
     except OSError as error:
-        raise SteperError(f"cannot be read: {error.strerror}.", where=str(path)) from None
+        raise SteperError(f"cannot be read: {error.strerror}.", where=str(path), fix=fix) from None
 
 
 def write_setting(path: Path, setting: Setting) -> None:

@@ -540,7 +540,13 @@ def _facts(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
     return [
         (
             "questions",
-            all_of(lambda r: f"{r['n']} of split {r['split']}, SHA-256 {r['questions_sha256']}"),
+            all_of(
+                lambda r: (
+                    f"{r['n']} of split {r['split']}"
+                    + (f", {r['failed']} more failed and are not scored" if r.get("failed") else "")
+                    + f", SHA-256 {r['questions_sha256']}"
+                )
+            ),
         ),
         ("corpus", all_of(lambda r: f"SHA-256 {r['corpus_sha256']}")),
         ("scoring rules", all_of(lambda r: str(r.get("rules", "–")))),

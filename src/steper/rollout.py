@@ -7,10 +7,12 @@ is on disk at once; the same command goes on where it was stopped.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,12 @@ from steper.templates import load_template
 from steper.types import STRICT, Failure, Question, Trajectory, run_id
 
 TRAJECTORIES = "trajectories"
+
+NO_PRICES = ["cost", "give --price-prompt", "and --price-completion", ""]
+"""A row of the estimate."""
+
+API = "api.txt"
+"""How a run's server is asked, kept so that it does not change under the run."""
 
 HOPELESS = 20
 """So many failures in a row, without one success before, are not the questions' fault."""
@@ -97,22 +105,24 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
         config.questions, split=config.split, limit=config.limit, chains=config.chains
     )
     if config.teacher == "annotated" and not config.base_url:
-        questions = answerable(questions, config.questions)
+        questions = answerable(questions, config.questions, say=say)
     if config.temperature == 0 and max(config.samples, config.candidates) > 1:
         raise SteperError(
             "draws the same each time at temperature 0.",
             where="--samples" if config.samples > 1 else "--candidates",
             fix="Give a --temperature, such as 0.7.",
         )
+    _check_ids(questions, config)
     with Run.open(
         config.out,
         stage="rollout",
-        config=identity(
-            config, "retry_failed dry_run dry_run_questions engine workers worker_gpus"
-        ),
-        inputs={"index": config.index / "manifest.json", "questions": config.questions},
+        config=identity(config, "retry_failed dry_run dry_run_questions engine workers worker_gpus")
+        # A file of that name may change under a run.
+        | {"prompt": _named(config.prompt or config.strategy, setting)},
+        inputs={"index": config.index / "manifest.json", "questions": config.questions}
+        | ({"chains": config.chains} if config.chains else {}),
     ) as stage:
-        if stage.finished and not config.retry_failed:
+        if stage.finished and (config.dry_run or not config.retry_failed):
             return stage.path
         logs = Logs(stage)
         if stage.finished and not len(logs.failed):
@@ -127,8 +137,14 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
             say(_estimate(logs, sample, len(questions), config, time.monotonic() - begin))
             return stage.path
         _roll(questions, logs, config, setting, say)
+        if not len(logs.trajectories):
+            raise SteperError(
+                f"all {len(logs.failed)} questions failed.",
+                where=str(stage.path / "failed.jsonl"),
+                fix="Mend the cause written there and run the same command with --retry-failed.",
+            )
         logs.finish()
-        stage.finish(counts(logs))
+        stage.finish(counts(logs) | {"paid": round(paid(*config.out.glob("spent*.log")), 6)})
     return stage.path
 
 
@@ -139,8 +155,29 @@ def open_purse(folder: Path, budget: float | None) -> Purse:
 
 def identity(config: ModelOptions, without: str) -> dict[str, Any]:
     """What of a configuration makes a run what it is, for its manifest."""
-    exclude = {"out", *MEANS.split(), *without.split()}
+    # What files hold is among the manifest's inputs; their paths may be spelled otherwise.
+    paths = ("out", "index", "questions", "chains")
+    exclude = {*paths, *MEANS.split(), *without.split()}
     return config.model_dump(mode="json", exclude=exclude) | {"endpoint": bool(config.base_url)}
+
+
+def _named(prompt: str, setting: Setting) -> str:
+    """A wording's name with a fingerprint of its content."""
+    content = json.dumps(setting.record()["template"], sort_keys=True)
+    return f"{prompt} {hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _check_ids(questions: Iterable[Question], config: RolloutConfig) -> None:
+    """Raise where the id of one question is that of another's further sample."""
+    ids = {question.id for question in questions}
+    for id_ in ids:
+        name, _, number = id_.rpartition("~")
+        if name in ids and number in map(str, range(1, config.samples)):
+            raise SteperError(
+                f"id: {id_!r} is also what sample {number} of question {name!r} is called.",
+                where=str(config.questions),
+                fix="Give one of the questions another id.",
+            )
 
 
 def _setting(config: RolloutConfig) -> Setting:
@@ -179,6 +216,7 @@ def _roll(
         error_rate=config.error_rate,
         seed=config.seed,
         purse=open_purse(config.out, config.budget),
+        pin=config.out / API,
     )
     ended = outcomes(
         missing,
@@ -201,21 +239,23 @@ def follow(ended: Iterable[Outcome], logs: Logs, *, done: int, total: int) -> No
     Raises:
         SteperError: if nothing but failures comes, and whatever ``ended`` raises.
     """
-    good = bad = 0
+    good, bad, outages = len(logs.trajectories), 0, 0
     with tqdm(total=total, initial=done, unit="question", desc="answering") as bar:
         for outcome in ended:
             logs.add(outcome)
             bar.update()
             if isinstance(outcome.result, Trajectory):
-                good += 1
+                good, outages = good + 1, 0
                 continue
-            bad += 1
+            bad, outages = bad + 1, outages + 1 if outcome.outage else 0
             bar.set_postfix(failed=bad)
-            if bad >= HOPELESS and not good:
+            if outages >= HOPELESS or (bad >= HOPELESS and not good):
+                since = "no server answered any more" if good else "none succeeded"
                 raise SteperError(
-                    f"{bad} questions failed and none succeeded; the last: {outcome.result.reason}",
+                    f"{bad} questions failed and {since}; the last: {outcome.result.reason}",
                     where=f"question {outcome.result.id}, step {outcome.result.step}",
-                    fix="Mend the cause and run the same command with --retry-failed.",
+                    fix="Mend the cause and run the same command with --retry-failed; for other "
+                    "options, name another --out (what is in the cache is not paid again).",
                 )
 
 
@@ -275,7 +315,7 @@ def _estimate(
         row("prompt tokens", [float(u.prompt_tokens) for u in used], 0),
         row("of them cached", [float(u.cached_tokens) for u in used], 0),
         row("tokens written", [float(u.completion_tokens) for u in used], 0),
-        row("cost", [u.cost for u in used], 2),
+        row("cost", [u.cost for u in used], 4) if any(u.cost for u in used) else NO_PRICES,
         row("minutes of calls", [u.seconds / 60 for u in used], 1),
         ["minutes now", f"{seconds / 60:.1f}", f"{seconds / 60 * questions / len(used):,.1f}", ""],
     ]
@@ -291,8 +331,10 @@ def read_questions(
     return with_chains(questions, load_chains(chains)) if chains else questions
 
 
-def answerable(questions: Iterable[Question], path: Path) -> list[Question]:
-    """The questions that have a gold chain, for the annotated teacher.
+def answerable(
+    questions: Sequence[Question], path: Path, *, say: Callable[[str], None]
+) -> list[Question]:
+    """The questions that have a gold chain, for the annotated teacher; says how many have none.
 
     Raises:
         SteperError: if none has one.
@@ -304,6 +346,8 @@ def answerable(questions: Iterable[Question], path: Path) -> list[Question]:
             where=str(path),
             fix="Give --chains, use MuSiQue or 2WikiMultiHopQA, or name another --teacher.",
         )
+    if missing := len(questions) - len(kept):
+        say(f"{missing} of {len(questions)} questions have no gold chain and are left out")
     return kept
 
 

@@ -50,7 +50,10 @@ def to_json(record: Any) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
-def from_json(type_: type[T], line: str | bytes, *, where: str) -> T:
+ONE_A_LINE = "Expected one JSON object per line, with the fields that docs/formats.md lists."
+
+
+def from_json(type_: type[T], line: str | bytes, *, where: str, fix: str = ONE_A_LINE) -> T:
     """Read one record strictly: unknown, missing and mistyped fields are refused.
 
     Raises:
@@ -71,7 +74,7 @@ def from_json(type_: type[T], line: str | bytes, *, where: str) -> T:
         raise SteperError(
             f"{field}: {message}" if field else message,
             where=where,
-            fix="Expected one JSON object per line, with the fields that docs/formats.md lists.",
+            fix=fix,
         ) from None
 
 
@@ -283,8 +286,11 @@ class Run:
         manifest_path = path / "manifest.json"
         if manifest_path.exists():
             manifest = _read_manifest(manifest_path)
-            _refuse_difference(path, manifest, identity)
-        elif path.exists() and any(path.iterdir()):
+            fresh = not _begun(path, manifest)
+            if not fresh:
+                _refuse_difference(path, manifest, identity)
+            manifest |= identity
+        elif path.exists() and any(not _is_ours(file.name) for file in path.iterdir()):
             raise SteperError(
                 "the folder is not empty and holds no manifest.json, so it is not a run of steper.",
                 where=str(path),
@@ -298,9 +304,14 @@ class Run:
                 "status": "running",
                 "counts": {},
             }
-            write_json(manifest_path, manifest)
+            fresh = True
+            path.mkdir(parents=True, exist_ok=True)
         run = cls(path, manifest)
         run._lock()
+        if fresh:
+            for name in ("setting.json", "api.txt"):
+                (path / name).unlink(missing_ok=True)
+            write_json(manifest_path, manifest)
         return run
 
     def _lock(self) -> None:
@@ -355,6 +366,21 @@ class Run:
         }
         write_json(self.path / "manifest.json", self._manifest)
         self._lock_file.close()
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of that name tells nothing of what a run has done."""
+    return name in ("manifest.json", "setting.json", "api.txt", ".lock") or (
+        name.startswith(".manifest.json.")  # left half-written by a kill
+    )
+
+
+def _begun(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder holds anything that its command could lose: a result or a payment."""
+    return manifest["status"] == "finished" or any(
+        not _is_ours(file.name) and (file.is_dir() or file.stat().st_size > 0)
+        for file in path.iterdir()
+    )
 
 
 def _refuse_difference(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from faults import Call, Stub, said
 from steper.build import REJECTED, Rejected, build, read_examples, yield_table
 from steper.config import BuildConfig
-from steper.errors import SteperError
+from steper.errors import BudgetSpent, CompletionError, SteperError
 from steper.models import RUN_SETTING, read_setting, write_setting
 from steper.prompts import Demonstration, DemonstrationStep, Template
 from steper.protocols import Completion, Request
@@ -189,6 +190,58 @@ def test_the_judge_sees_what_others_keep_and_the_unscored_stay(rolled: Path) -> 
     assert "judge: 9 steps, 1 of them unscored" in yield_table(counts)
     again = Judge()
     assert build(config, judge_lm=again) == folder and not again.asked
+
+
+def test_a_judged_build_goes_on_with_a_higher_budget_and_keeps_no_secret(
+    rolled: Path, tmp_path: Path
+) -> None:
+    """Budget and server may change when it is resumed; a login is in no file and no message."""
+
+    def answer(_: Call) -> bytes:
+        return said(
+            json.dumps({"supported": True, "useful": True, "reason": ""}), prompt_tokens=1000
+        )
+
+    with Stub(answer) as stub:
+        config = BuildConfig(
+            rollout=rolled,
+            out=tmp_path / "out",
+            filters=("answer", "judge"),
+            judge="stub",
+            base_url=(stub.url.replace("//", "//me:S3CRET@"),),
+            api="chat",
+            cache=str(tmp_path / "cache.sqlite"),
+            price_prompt=1000.0,
+            budget=2.5,
+        )
+        with pytest.raises(BudgetSpent, match="Raise it"):
+            build(config)
+        moved = {"budget": 1000.0, "base_url": (stub.url,)}
+        lines: list[str] = []
+        folder = build(config.model_copy(update=moved), say=lines.append)
+    counts = require_finished(folder, stage="build")["counts"]
+    assert (counts["judged"], counts["unscored"], counts["failed"]) == (9, 0, 0)
+    assert len({call.body for call in stub.calls}) == len(stub.calls) > 5
+    assert any(line.startswith("calls: ") for line in lines)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"S3CRET" not in path.read_bytes(), path
+
+
+def test_a_call_that_failed_is_made_again_when_told(rolled: Path, tmp_path: Path) -> None:
+    class Flaky(Judge):
+        async def complete(self, request: Request) -> Completion:
+            if request.run_id == "q" and not self.asked:
+                self.asked.append(request.run_id)
+                raise CompletionError("too long.")
+            return await super().complete(request)
+
+    config = BuildConfig(rollout=rolled, out=tmp_path / "out", filters=("answer", "judge"))
+    counts = require_finished(build(config, judge_lm=Flaky()), stage="build")["counts"]
+    assert counts["failed"] == 1
+    again = Judge()
+    retried = build(config.model_copy(update={"retry_failed": True}), judge_lm=again)
+    assert again.asked == ["q"]
+    assert require_finished(retried, stage="build")["counts"]["failed"] == 0
 
 
 def test_a_judge_and_its_filter_come_together(rolled: Path) -> None:

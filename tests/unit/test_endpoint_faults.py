@@ -16,13 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import closed_port, complete, endpoint, lm, numbered, refused, request
+from fakes import ListRetriever
 from faults import DROP, Call, Stub, http, said
-from steper.errors import CompletionError, SteperError
+from steper.accounts import Prices, Purse
+from steper.driver import run
+from steper.errors import BudgetSpent, CompletionError, SteperError
 from steper.lm.calls import CallCache
 from steper.lm.endpoint import EndpointLM
 from steper.lm.endpoint.address import split_login
 from steper.lm.endpoint.faults import wait_s
 from steper.protocols import Sampling
+from steper.setting import Setting
+from steper.templates import load_template
+from steper.types import Question
 
 
 @pytest.fixture
@@ -336,3 +342,74 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error_we_know(
 def test_what_is_not_even_http_is_a_fault(raw: bytes) -> None:
     with Stub(lambda call: raw) as stub, pytest.raises(CompletionError, match="2 attempts"):
         complete(lm(stub.url, retries=1, timeout_s=0.2), request())
+
+
+# ---- what reviews found ----------------------------------------------------------------------
+
+
+def test_a_renamed_limit_fails_no_call_that_was_under_way() -> None:
+    async def answer(call: Call) -> bytes:
+        await asyncio.sleep(0.02)
+        if "max_tokens" in call.asked:
+            return refused(400, "use 'max_completion_tokens' instead of 'max_tokens'")
+        return said("x")
+
+    with Stub(answer) as stub:
+        answers = complete(lm(stub.url, api="chat"), *map(numbered, range(12)))
+    assert [a.text for a in answers] == ["x"] * 12
+
+
+def test_the_budget_holds_for_tokens_as_short_as_bytes_and_for_servers_that_do_not_count() -> None:
+    def dense(call: Call) -> bytes:
+        return said("x", prompt_tokens=len(call.asked["prompt"].encode()))
+
+    def silent(_: Call) -> bytes:
+        return http(200, {"choices": [{"text": "x", "finish_reason": "stop"}]})
+
+    for answer in (dense, silent):
+        purse = Purse(0.1)
+        with Stub(answer) as stub:
+            model = lm(stub.url, prices=Prices(prompt=1000.0), purse=purse, concurrency=8)
+            with pytest.raises(BudgetSpent):
+                complete(model, *map(numbered, range(64)))
+        assert 0 < purse.spent <= 0.1
+
+
+def test_paid_answers_are_kept_when_something_else_stops_the_run(cache: CallCache) -> None:
+    async def answer(call: Call) -> bytes:
+        if "Who 0?" in call.asked["prompt"]:
+            return refused(401, "who are you?")
+        await asyncio.sleep(0.1)
+        return said("So the answer is: x.")
+
+    questions = [Question(f"q{number}", f"Who {number}?", "x") for number in range(8)]
+    setting = Setting("closed-book", load_template("world"), k=1, max_steps=3)
+    with Stub(answer) as stub:
+        model = lm(stub.url, cache=cache)
+        with pytest.raises(SteperError, match="does not let us in"):
+            list(run(questions, setting=setting, retriever=ListRetriever([]), lm=model))
+        assert cache.count() == len(stub.calls) - 1 == 7
+
+
+def test_the_form_a_run_was_begun_with_is_kept(tmp_path: Path) -> None:
+    pin = tmp_path / "api.txt"
+    with Stub(lambda _: said("x")) as stub:
+        begun = EndpointLM(endpoint(stub.url, api="chat"), Sampling(), pin=pin)
+        complete(begun, numbered(1))
+        assert pin.read_text() == "chat\n"
+        other = EndpointLM(endpoint(stub.url, api="completions"), Sampling(), pin=pin)
+        with pytest.raises(SteperError, match=r"begun with --api chat, and this is completions"):
+            complete(other, numbered(2))
+
+
+def test_finding_out_the_form_fails_once_for_all_who_wait() -> None:
+    with Stub(lambda _: refused(500, "out of luck")) as stub:
+        model = lm(stub.url, api="auto", retries=1)
+
+        async def main() -> list[object]:
+            requests = map(numbered, range(30))
+            asked = (model.complete(request) for request in requests)
+            return list(await asyncio.gather(*asked, return_exceptions=True))
+
+        assert all(isinstance(error, SteperError) for error in asyncio.run(main()))
+        assert len(stub.calls) < 20, "not a search for each request"

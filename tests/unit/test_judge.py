@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steper.errors import BudgetSpent, CompletionError, SteperError
-from steper.judge import JudgeFilter, Rating, Verdict, judge, judge_request, read_verdict
+from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
+from steper.judge import HOPELESS, JudgeFilter, Rating, Verdict, judge, judge_request, read_verdict
 from steper.protocols import Completion, Request
 from steper.store import Log
 from steper.types import Passage, Question, Step, Trajectory
@@ -197,3 +197,27 @@ def test_a_spent_budget_waits_for_what_is_under_way(tmp_path: Path) -> None:
     with pytest.raises(BudgetSpent):
         judged(tmp_path, Poor(lambda _: GOOD), *map(trajectory, "abcd"))
     assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("good_first", [0, 5])
+def test_a_dead_judge_stops_instead_of_letting_everything_pass(
+    tmp_path: Path, good_first: int
+) -> None:
+    """From the start, or midway; the same command goes on, and asks again for what failed."""
+
+    def answer(_: Request) -> str:
+        if len(given) == good_first:
+            raise Outage("no answer after 9 attempts.")
+        given.append(GOOD)
+        return GOOD
+
+    given = list[str]()
+    lm = Judge(answer)
+    trajectories = [trajectory(f"q{number}") for number in range(40)]
+    with pytest.raises(SteperError, match=r"steps could not be judged; the last: no answer"):
+        judged(tmp_path, lm, *trajectories)
+    assert len(lm.requests) <= good_first + HOPELESS + 4
+    again = Judge(lambda _: GOOD)
+    verdicts = judged(tmp_path, again, *trajectories)
+    assert len(again.requests) == 80 - good_first
+    assert all(verdict.rating for found in verdicts.values() for verdict in found)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from road import rollout_config
 from steper import rollout as module
-from steper.accounts import Prices, Purse
+from steper.accounts import Prices, Purse, paid
 from steper.config import EvaluateConfig, RolloutConfig
-from steper.errors import BudgetSpent, CompletionError, SteperError
+from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
 from steper.evaluate import evaluate
 from steper.index import build_index
 from steper.protocols import LM, Completion, Request, Usage
@@ -30,11 +31,14 @@ class Priced:
 
     def __init__(self, purse: Purse | None, broken: set[str] | None = None) -> None:
         self.calls, self.purse, self.broken = 0, purse or Purse(), broken or set()
+        self.dies_after = 10**9
         self._teacher = WorldTeacher(error_rate=0.1)
 
     async def complete(self, request: Request) -> Completion:
         if request.question.id in self.broken and request.steps:
             raise CompletionError("the server has hung up.", where="http://localhost:1")
+        if self.calls >= self.dies_after:
+            raise Outage("no answer after 9 attempts.", where="http://localhost:1")
         used = Usage(prompt_tokens=len(request.prompt), completion_tokens=10, seconds=0.5)
         cost = Prices(prompt=1000.0).cost(used)
         async with self.purse.hold(cost):
@@ -244,3 +248,103 @@ def test_evaluation_takes_the_options_of_a_rollout(
     # The first sentence is asked for without a search, unless one is forced.
     assert all(bool(run.steps[0].query) == force for run in runs)
     assert (result["usage"]["search_rate"] > 0.8) == force
+
+
+def test_a_server_that_dies_midway_stops_the_run_instead_of_failing_the_rest(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.generate(seed=0, part="train", entities=60)
+    write_records(tmp_path / "q.jsonl", world.questions(200, seed=1))
+    teacher = Priced(None)
+    monkeypatch.setattr(module, "build_lm", lambda *_, **__: teacher)
+    config = rollout_config(folder, tmp_path / "out", questions=tmp_path / "q.jsonl", concurrency=4)
+    teacher.dies_after = 300
+    with pytest.raises(SteperError, match=r"no server answered any more.*--retry-failed"):
+        rollout(config)
+    assert read_json(tmp_path / "out" / "manifest.json")["status"] == "running"
+    failed = read_records(tmp_path / "out" / "failed.jsonl", Failure)
+    assert module.HOPELESS <= len(failed) < module.HOPELESS + 4
+    teacher.dies_after = 10**9
+    rollout(config.model_copy(update={"retry_failed": True}))
+    assert len(read_trajectories(tmp_path / "out")) == 200
+
+
+def test_retrying_questions_that_fail_again_leaves_a_finished_run_finished(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    world = World.generate(seed=0, part="train", entities=60)
+    questions = [q for q in world.questions(60, seed=1) if len(q.chain) > 1]
+    write_records(tmp_path / "q.jsonl", questions)
+    config = rollout_config(folder, tmp_path / "out", questions=tmp_path / "q.jsonl")
+    broken = [q.id for q in questions[-module.HOPELESS - 5 :]]
+    teachers(*broken)
+    rollout(config.model_copy(update={"concurrency": 1}))
+    assert read_json(tmp_path / "out" / "manifest.json")["counts"]["failed"] == len(broken)
+    made = teachers(*broken)
+    for _ in range(2):
+        rollout(config.model_copy(update={"retry_failed": True}))
+        assert read_json(tmp_path / "out" / "manifest.json")["status"] == "finished"
+    assert made[-1].calls >= len(broken), "all of them were tried again"
+    rollout(config.model_copy(update={"retry_failed": True, "dry_run": True}))
+    assert read_json(tmp_path / "out" / "manifest.json")["status"] == "finished"
+
+
+def test_where_every_question_failed_nothing_is_finished(
+    folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
+) -> None:
+    world = World.generate(seed=0, part="train", entities=60)
+    few = [q for q in world.questions(60, seed=1) if len(q.chain) > 1][:3]
+    write_records(tmp_path / "q.jsonl", few)
+    teachers(*(q.id for q in few))
+    with pytest.raises(SteperError, match="all 3 questions failed"):
+        rollout(rollout_config(folder, tmp_path / "out", questions=tmp_path / "q.jsonl"))
+    assert read_json(tmp_path / "out" / "manifest.json")["status"] == "running"
+
+
+def test_a_wording_that_changes_under_a_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    wording = tmp_path / "mine.toml"
+    wording.write_text('instruction = "Be brief."\npassage = "{title}: {text}"\n')
+    config = rollout_config(folder, tmp_path / "out", prompt=str(wording))
+    rollout(config)
+    rollout(config)
+    wording.write_text('instruction = "Be long."\npassage = "{title}: {text}"\n')
+    with pytest.raises(SteperError, match=r"config\.prompt: '\S+mine\.toml [0-9a-f]{12}' there"):
+        rollout(config)
+
+
+def test_inputs_are_known_by_what_they_hold_not_by_their_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout(rollout_config(folder, tmp_path / "out"))
+    monkeypatch.chdir(folder)
+    relative = {"index": Path("index"), "questions": Path("questions.jsonl")}
+    rollout(rollout_config(folder, tmp_path / "out", **relative))
+
+
+def test_an_id_that_is_another_questions_sample_is_refused(folder: Path, tmp_path: Path) -> None:
+    world = World.generate(seed=0, part="train", entities=60)
+    one, other = world.questions(2, seed=1)
+    write_records(tmp_path / "q.jsonl", [replace(one, id="a"), replace(other, id="a~1")])
+    config = rollout_config(
+        folder, tmp_path / "out", questions=tmp_path / "q.jsonl", samples=2, temperature=1.0
+    )
+    with pytest.raises(SteperError, match="'a~1' is also what sample 1 of question 'a' is called"):
+        rollout(config)
+    rollout(config.model_copy(update={"samples": 1}))
+
+
+def test_a_torn_payment_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    ledger = tmp_path / "spent.log"
+    Purse(ledger=ledger).pay(0.25)
+    ledger.write_text(ledger.read_text() + "7.2e")
+    purse = Purse(spent=paid(ledger), ledger=ledger)
+    purse.pay(0.5)
+    assert purse.spent == paid(ledger) == 0.75
+
+
+def test_a_budget_without_prices_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = rollout_config(
+        folder, tmp_path / "out", teacher="m", base_url=("http://localhost:9/v1",), budget=1.0
+    )
+    with pytest.raises(SteperError, match=r"--budget: is never reached.*--price-prompt"):
+        rollout(config)

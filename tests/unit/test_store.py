@@ -74,6 +74,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def begin(folder: Path, **changes: object) -> None:
+    """A run that was stopped after its first result."""
+    with start(folder, **changes) as run:
+        run.log("results", Passage, key=lambda p: p.id).append(ODD[0])
+
+
 def start(folder: Path, **changes: object) -> Run:
     settings: dict[str, object] = {"stage": "rollout", "config": {"k": 4}, "inputs": {}}
     return Run.open(folder, **(settings | changes))  # type: ignore[arg-type]
@@ -90,7 +96,7 @@ def test_the_same_run_is_resumed_until_it_is_finished(tmp_path: Path) -> None:
 def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     (tmp_path / "input").write_text("one")
     inputs = {"corpus": tmp_path / "input"}
-    start(tmp_path / "run", inputs=inputs)
+    begin(tmp_path / "run", inputs=inputs)
     with pytest.raises(SteperError, match=r"config\.k: 4 there, 5 now"):
         start(tmp_path / "run", config={"k": 5}, inputs=inputs)
     with pytest.raises(SteperError, match="stage: 'rollout' there, 'build' now"):
@@ -98,6 +104,22 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     (tmp_path / "input").write_text("two")
     with pytest.raises(SteperError, match=r"input\.corpus"):
         start(tmp_path / "run", inputs=inputs)
+
+
+def test_a_run_that_has_done_nothing_makes_room_for_a_corrected_one(tmp_path: Path) -> None:
+    """As after a typo in a model's name."""
+    with start(tmp_path / "run"):
+        (tmp_path / "run" / "setting.json").write_text("old")
+    with start(tmp_path / "run", config={"k": 5}) as run:
+        assert not run.finished
+    assert read_json(tmp_path / "run" / "manifest.json")["config"] == {"k": 5}
+    assert not (tmp_path / "run" / "setting.json").exists()
+
+
+def test_a_manifest_half_written_by_a_kill_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".manifest.json.123.tmp").write_text("{")
+    assert not start(tmp_path / "run").finished
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -215,7 +237,7 @@ def test_a_refused_run_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_new_or_dropped_option_is_a_difference_too(tmp_path: Path) -> None:
-    start(tmp_path / "run")
+    begin(tmp_path / "run")
     with pytest.raises(SteperError, match=r"config\.seed: None there, 1 now"):
         start(tmp_path / "run", config={"k": 4, "seed": 1})
     with pytest.raises(SteperError, match=r"config\.k: 4 there, None now"):

@@ -361,7 +361,7 @@ def test_folders_without_trajectories_are_refused_with_what_to_do(
         Runs([tmp_path / "nowhere"])
     with pytest.raises(SteperError, match="given twice"):
         Runs([mixed, mixed / "." / ".." / "mixed"])
-    with pytest.raises(SteperError, match="one run or two"):
+    with pytest.raises(SteperError, match="3 runs are given"):
         Runs([mixed, build, training])
 
 

@@ -172,8 +172,11 @@ class CallCache:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            foreign = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB
             raise SteperError(
                 f"the cache of calls cannot be used: {error}.",
                 where=str(self.path),
-                fix="If it is damaged, move it away: its answers are asked for again.",
+                fix="Give another file with --cache; it is made where there is none."
+                if foreign or self.path.is_dir()
+                else "If it is damaged, move it away: its answers are asked for again.",
             ) from None

@@ -76,8 +76,15 @@ def load_model(
         raise _unloadable(name, error) from None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device:
-        cast(torch.nn.Module, model).to(device)
+    try:
+        if device:
+            cast(torch.nn.Module, model).to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise SteperError(
+            f"the model cannot go there: {str(error).splitlines()[0]}",
+            where=f"--device {device}",
+            fix="Use auto, cpu or cuda:N; another GPU, or a smaller model, if memory ran out.",
+        ) from None
     return cast(PreTrainedModel, model)
 
 
@@ -85,7 +92,8 @@ def _unloadable(name: str, error: Exception) -> SteperError:
     return SteperError(
         f"no causal language model could be loaded: {str(error).splitlines()[0]}",
         where=name,
-        fix="Give a folder with config.json, weights and tokenizer, or a hub id.",
+        fix="Give a folder with config.json, weights and tokenizer, a hub id, or --base-url for a "
+        "model at a server.",
     )
 
 

@@ -287,6 +287,10 @@ def entity_of(title: str) -> str:
     return title.removeprefix(SECOND)
 
 
+NAMES = frozenset(relation.name for relations in RELATIONS.values() for relation in relations)
+"""Of all relations."""
+
+
 def relation_named(name: str) -> Relation:
     """The relation of that name (years share one noun, so any of them serves)."""
     return next(r for relations in RELATIONS.values() for r in relations if r.name == name)

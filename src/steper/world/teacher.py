@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from steper.errors import SteperError
 from steper.prompts import answer_sentence, statement_of
 from steper.protocols import Completion, Request
-from steper.world.generator import Fact, Relation, entity_of, read, relation_named
+from steper.world.generator import NAMES, Fact, Relation, entity_of, read, relation_named
 
 
 class WorldTeacher:
@@ -28,7 +29,18 @@ class WorldTeacher:
         self.error_rate, self.seed = error_rate, seed
 
     async def complete(self, request: Request) -> Completion:
-        """The next sentence of the run; only the request's passages are read."""
+        """The next sentence of the run; only the request's passages are read.
+
+        Raises:
+            SteperError: if the question is none of the offline world's.
+        """
+        chain = request.question.chain
+        if not chain or any(hop.question not in NAMES for hop in chain):
+            raise SteperError(
+                "is no question of the offline world, so its teacher cannot answer it.",
+                where=f"question {request.question.id}",
+                fix="Name another model.",
+            )
         return Completion(self._next_sentence(request))
 
     def _next_sentence(self, request: Request) -> str:

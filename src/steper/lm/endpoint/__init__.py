@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 from steper.accounts import Prices, Purse
 from steper.errors import CompletionError, SteperError
@@ -24,6 +25,10 @@ from steper.lm.endpoint.faults import GaveUp, Refusal
 from steper.lm.endpoint.forms import Form, Payload, Reply, cue, payload, spoken
 from steper.lm.endpoint.probe import find_form
 from steper.protocols import Completion, Request, Sampling
+from steper.store import write_atomic
+
+GRACE_S = 10.0
+"""So long an answer that is paid is waited for when all stops."""
 
 __all__ = ["Api", "Endpoint", "EndpointLM", "Tally"]
 
@@ -39,6 +44,7 @@ class EndpointLM:
         cache: answers that are paid already.
         prices: of tokens, for the costs reported and held.
         purse: pays for every call before it is made; ``None`` for no budget.
+        pin: file that keeps the form of asking, which may not change under a run.
 
     Attributes:
         form: how the server is asked; ``None`` until that is found out.
@@ -56,6 +62,7 @@ class EndpointLM:
         cache: CallCache | None = None,
         prices: Prices = Prices(),  # noqa: B008 (frozen)
         purse: Purse | None = None,
+        pin: Path | None = None,
     ) -> None:
         if not endpoint.base_urls:
             raise SteperError("no server is named.", where="--base-url")
@@ -63,7 +70,7 @@ class EndpointLM:
         self.endpoint, self.sampling = endpoint, sampling
         self.form: Form | None = None if endpoint.api == "auto" else endpoint.api
         self.tally = Tally()
-        self._cache, self._prices, self._purse = cache, prices, purse
+        self._cache, self._prices, self._purse, self._pin = cache, prices, purse, pin
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def remarks(self) -> list[str]:
@@ -93,7 +100,7 @@ class EndpointLM:
         if self._loop is loop:
             return
         self._loop = loop
-        self._finding = asyncio.Lock()
+        self._finding: asyncio.Task[Form] | None = None
         self._under_way: dict[bytes, asyncio.Task[Completion]] = {}
         self._caller = Caller(self.endpoint, self.tally, prices=self._prices, purse=self._purse)
         # ``asyncio.run`` closes what an asynchronous generator holds, and so the connections.
@@ -102,10 +109,31 @@ class EndpointLM:
 
     async def _form(self) -> Form:
         """The form of asking, found out once and remembered with the answers."""
-        async with self._finding:
-            if self.form is None:
-                self.form = await self._find()
-        return self.form
+        if self.form:
+            self._keep(self.form)
+            return self.form
+        # One search for all who wait, and one failure: each in turn would try all over again.
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.ensure_future(self._find())
+            self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        form = await asyncio.shield(self._finding)
+        self._keep(form)
+        self.form = form
+        return form
+
+    def _keep(self, form: Form) -> None:
+        """Write the form down; raise where the run was begun in another."""
+        if not self._pin:
+            return
+        begun = self._pin.read_text().strip() if self._pin.exists() else form
+        if begun != form:
+            raise SteperError(
+                f"the run was begun with --api {begun}, and this is {form}.",
+                where="--api" if self.endpoint.api != "auto" else "--base-url",
+                fix=f"Give --api {begun} if the server takes it, or choose another --out.",
+            )
+        write_atomic(self._pin, f"{form}\n")
+        self._pin = None
 
     async def _find(self) -> Form:
         model = self.endpoint.model
@@ -128,13 +156,24 @@ class EndpointLM:
         if first:
             task = asyncio.ensure_future(self._pay(asked, run))
             self._under_way[key] = task
-            task.add_done_callback(lambda _: self._under_way.pop(key))
-        # Shielded: a call under way is paid, so its answer is kept even if nobody waits any more.
-        completion = await asyncio.shield(self._under_way[key])
+            task.add_done_callback(lambda task: self._ended(key, task))
+        task = self._under_way[key]
+        try:
+            completion = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # What a server has before it is paid, so its answer is waited for, and kept.
+            if key in self._caller.sent and not task.done():
+                await asyncio.wait([task], timeout=GRACE_S)
+            raise
         if first:
             return completion
         self.tally.replayed += 1
         return replace(completion, replayed=True)
+
+    def _ended(self, key: bytes, task: asyncio.Task[Completion]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # seen: where nobody waits any more, asyncio would complain of it
 
     def _known(self, asked: Payload) -> Completion | None:
         known = self._cache.get(asked) if self._cache is not None else None

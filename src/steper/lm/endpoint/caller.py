@@ -13,13 +13,16 @@ import os
 import random
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import openai
 
 from steper.accounts import Prices, Purse
-from steper.errors import CompletionError, SteperError
+from steper.errors import CompletionError, Outage, SteperError
+from steper.lm.calls import call_key
 from steper.lm.endpoint.address import Endpoint, split_login
 from steper.lm.endpoint.faults import Fault, GaveUp, Refusal, judge, without
 from steper.lm.endpoint.forms import Payload, Reply, read, size, wire
@@ -54,6 +57,11 @@ class Tally:
             f"calls: {self.made} made, {self.replayed} replayed from the cache, "
             f"{self.retries} made again" + (f" ({why})" if why else "")
         ]
+        if self.replayed and not self.made:
+            lines.append(
+                "no server was asked; if the model behind this name has changed, name another "
+                "--cache"
+            )
         if self.without_usage:
             lines.append(f"{self.without_usage} answers came without usage; they count as 0 tokens")
         return lines
@@ -100,7 +108,8 @@ class Caller:
         self._random = random.Random()
         self._limit = "max_tokens"
         # Tokens per byte of a prompt, the most seen so far. No usual tokenizer has more than one.
-        self._density = 1 / 3
+        self._density = 0.0
+        self.sent: set[bytes] = set()  # calls that a server has before it now
 
     async def ask(self, payload: Payload, *, run: str = "", retries: int | None = None) -> Reply:
         """The answer to ``payload``, paid.
@@ -123,10 +132,7 @@ class Caller:
             except _Failed as failed:
                 faults.append(failed.fault)
                 avoid = failed.host
-            except Refusal as refusal:
-                if self._limit == RENAMED_LIMIT or RENAMED_LIMIT not in refusal.message:
-                    raise
-                self._limit = RENAMED_LIMIT
+            except _Renamed:
                 continue
             if len(faults) > (self.endpoint.retries if retries is None else retries):
                 raise GaveUp(faults, avoid.url)
@@ -152,10 +158,10 @@ class Caller:
             )
         count = len(error.faults)
         attempts = "1 attempt" if count == 1 else f"{count} attempts"
-        return CompletionError(
+        return Outage(
             f"no answer after {attempts}; the last failure: {error}.",
             where=error.url,
-            fix="Run the same command again: what was answered is kept.",
+            fix="The server may be down or too busy: see its log.",
         )
 
     async def models(self) -> list[str]:
@@ -177,10 +183,11 @@ class Caller:
 
     async def _attempt(self, payload: Payload, run: str, avoid: Host | None) -> Reply:
         now = asyncio.get_running_loop().time
-        async with self._pace.slot() as call, self._purse.hold(self._most(payload)):
+        # Reckoned once the slot is there: by then more is known of tokens per byte.
+        async with self._pace.slot() as call, self._purse.hold(most := self._most(payload)):
             host = choose(self._hosts, now(), run=run, avoid=avoid)
             try:
-                with host.serving():
+                with host.serving(), self._sending(payload):
                     reply = await self._post(host, payload)
             except Fault as fault:
                 if fault.congested:
@@ -193,10 +200,19 @@ class Caller:
                 raise
             host.went_well()
             self._pace.went_well()
-            self._purse.pay(reply.usage.cost)
+            self._purse.pay(reply.usage.cost if reply.counted else most)
         self.tally.made += 1
         self.tally.without_usage += not reply.counted
         return reply
+
+    @contextmanager
+    def _sending(self, payload: Payload) -> Iterator[None]:
+        key = call_key(payload)
+        self.sent.add(key)
+        try:
+            yield
+        finally:
+            self.sent.discard(key)
 
     async def _post(self, host: Host, payload: Payload) -> Reply:
         """One call, one answer."""
@@ -204,20 +220,26 @@ class Caller:
         create = client.completions if payload["form"] == "completions" else client.chat.completions
         loop = asyncio.get_running_loop()
         started = loop.time()
+        limit = self._limit  # another call may find out meanwhile
         failure: Exception | None = None
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
-                raw = await create.with_raw_response.create(**wire(payload, limit=self._limit))
+                raw = await create.with_raw_response.create(**wire(payload, limit=limit))
         except Exception as error:
             # Sorted, not swallowed: whatever a server sends, the run gets an error it knows.
             failure = judge(
                 error, url=host.url, key_env=self.endpoint.api_key_env, secrets=self._secrets
             )
+        renamed = isinstance(failure, Refusal) and RENAMED_LIMIT in failure.message
+        if renamed and limit != RENAMED_LIMIT:
+            self._limit = RENAMED_LIMIT
+            raise _Renamed
         if failure is not None:
             raise failure  # out here, so that the client's own error does not hang on to it
         reply = read(raw.http_response.content, payload["form"])
         tokens = reply.usage.prompt_tokens
-        self._density = min(1.0, max(self._density, tokens / max(1, size(payload))))
+        if reply.counted:
+            self._density = min(1.0, max(self._density, tokens / max(1, size(payload))))
         usage = replace(
             reply.usage, seconds=loop.time() - started, cost=self._prices.cost(reply.usage)
         )
@@ -225,7 +247,8 @@ class Caller:
 
     def _most(self, payload: Payload) -> float:
         """The most that a call can cost."""
-        prompt = size(payload) * self._density * max(self._prices.prompt, self._prices.cached)
+        tokens = size(payload) * (self._density or 1.0)
+        prompt = tokens * max(self._prices.prompt, self._prices.cached)
         written: int = payload["max_tokens"]
         return (prompt + written * self._prices.completion) / 1e6
 
@@ -251,6 +274,10 @@ class Caller:
             where=refusal.url,
             fix=f"Did you mean {near[0]}?" if near else "Name one of these.",
         )
+
+
+class _Renamed(Exception):
+    """This server calls the limit of tokens otherwise; the call is to be made again."""
 
 
 class _Failed(Exception):
