@@ -127,7 +127,11 @@ def _rollout(arguments: list[str]) -> None:
     if config.dry_run:
         print(f"Stopped by --dry-run; the same command without it goes on: {folder}")
         return
-    _show_counts(require_finished(folder, stage="rollout")["counts"])
+    counts = require_finished(folder, stage="rollout")["counts"]
+    _show_counts(counts)
+    if failed := counts["failed"]:
+        why = folder / "failed.jsonl"
+        print(f"{failed} failed, {why} says why; --retry-failed tries them again")
     print(f"Trajectories: {folder}")
 
 

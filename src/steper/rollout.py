@@ -144,7 +144,11 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
                 fix="Mend the cause written there and run the same command with --retry-failed.",
             )
         logs.finish()
-        stage.finish(counts(logs) | {"paid": round(paid(*config.out.glob("spent*.log")), 6)})
+        found = counts(logs)
+        if "cost" in found:
+            # What replayed completions cost was paid elsewhere, or earlier.
+            found["paid"] = round(paid(*config.out.glob("spent*.log")), 6)
+        stage.finish(found)
     return stage.path
 
 
