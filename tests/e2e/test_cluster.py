@@ -9,9 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from faults import Call, Stub, said
 from road import Road, rollout_config
+from steper.accounts import paid
 from steper.cluster import ray_outcomes
 from steper.config import RolloutConfig
+from steper.errors import BudgetSpent
 from steper.models import RUN_SETTING, read_setting
 from steper.rollout import read_questions, read_trajectories, rollout
 from steper.types import Trajectory
@@ -69,3 +72,35 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
     assert len(got) == len(expected)
     assert {t.id: t for t in got} == expected
     assert len(seen) >= 3, "two workers, and the one that took the killed one's place"
+
+
+def test_a_budget_is_shared_out_and_a_higher_one_goes_on(road: Road, tmp_path: Path) -> None:
+    """Each worker has its part; together they never spend more, and lose no answer they paid."""
+
+    def answer(call: Call) -> bytes:
+        final = call.asked["prompt"].endswith("is:")
+        return said(" x." if final else "I need to find more.", prompt_tokens=1000)
+
+    with Stub(answer) as stub:
+        config = rollout_config(
+            road.corpus.parent,
+            tmp_path / "out",
+            teacher="stub",
+            base_url=(stub.url,),
+            api="completions",
+            max_steps=3,
+            cache=str(tmp_path / "cache.sqlite"),
+            price_prompt=1000.0,
+            engine="ray",
+            workers=2,
+            budget=30.0,
+        )
+        with pytest.raises(BudgetSpent, match="Raise it and run the same command"):
+            rollout(config)
+        spent = paid(*(tmp_path / "out").glob("spent*.log"))
+        assert 10 < spent <= 30 and spent == len(stub.calls)
+        folder = rollout(config.model_copy(update={"budget": 1000.0, "engine": "local"}))
+    bodies = [call.body for call in stub.calls]
+    assert len(set(bodies)) == len(bodies), "no call was made a second time"
+    assert len(read_trajectories(folder)) == len(road.questions.read_text().splitlines())
+    assert paid(*folder.glob("spent*.log")) == len(bodies)
