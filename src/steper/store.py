@@ -240,6 +240,10 @@ class Log(Generic[T]):
 # ---- run folders -----------------------------------------------------------------------------
 
 
+DESCRIPTIONS = ("setting.json", "api.txt")
+"""Files that say how a run is made; written before it has done anything."""
+
+
 class Run:
     """One stage's folder and its manifest.
 
@@ -309,7 +313,7 @@ class Run:
         run = cls(path, manifest)
         run._lock()
         if fresh:
-            for name in ("setting.json", "api.txt"):
+            for name in DESCRIPTIONS:
                 (path / name).unlink(missing_ok=True)
             write_json(manifest_path, manifest)
         return run
@@ -369,10 +373,12 @@ class Run:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file of that name tells nothing of what a run has done."""
-    return name in ("manifest.json", "setting.json", "api.txt", ".lock") or (
-        name.startswith(".manifest.json.")  # left half-written by a kill
-    )
+    """Whether a file of that name tells nothing of what a run has done.
+
+    A cache of completions may stay: what is in it is found by what was asked, whatever run asks.
+    """
+    beginnings = (".manifest.json.", "completions.sqlite")  # the first half-written by a kill
+    return name in ("manifest.json", *DESCRIPTIONS, ".lock") or name.startswith(beginnings)
 
 
 def _begun(path: Path, manifest: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from faults import Call, Stub, http, said
 from road import rollout_config
 from steper import rollout as module
 from steper.accounts import Prices, Purse, paid
@@ -348,3 +349,48 @@ def test_a_budget_without_prices_is_refused(folder: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(SteperError, match=r"--budget: is never reached.*--price-prompt"):
         rollout(config)
+
+
+def test_after_a_typo_in_the_models_name_the_folder_can_be_used(
+    folder: Path, tmp_path: Path
+) -> None:
+    def answer(call: Call) -> bytes:
+        if call.path.endswith("/models"):
+            return http(200, {"data": [{"id": "student"}]})
+        if call.asked["model"] != "student":
+            return http(404, {"error": {"message": "no such model"}})
+        return said("So the answer is: x.")
+
+    with Stub(answer) as stub:
+        config = EvaluateConfig(
+            model="studnet",
+            base_url=(stub.url,),
+            api="completions",
+            prompt="world",
+            index=folder / "index",
+            questions=folder / "questions.jsonl",
+            out=tmp_path / "out",
+        )
+        with pytest.raises(SteperError, match=r"no model studnet.*Did you mean student"):
+            evaluate(config)
+        evaluate(config.model_copy(update={"model": "student"}))
+    assert read_json(tmp_path / "out" / "evaluation.json")["n"] == QUESTIONS
+
+
+def test_two_students_served_under_one_name_are_not_taken_for_each_other(
+    folder: Path, tmp_path: Path
+) -> None:
+    for said_by in ("first", "second"):
+        with Stub(lambda _, name=said_by: said(f"So the answer is: {name}.")) as stub:
+            evaluate(
+                EvaluateConfig(
+                    model="student",
+                    base_url=(stub.url,),
+                    api="completions",
+                    prompt="world",
+                    index=folder / "index",
+                    questions=folder / "questions.jsonl",
+                    out=tmp_path / said_by,
+                )
+            )
+        assert {run.answer for run in read_trajectories(tmp_path / said_by)} == {said_by}
