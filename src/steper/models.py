@@ -74,7 +74,14 @@ def build_lm(
 
             return LocalLM(model_path(name), device=options.device, sampling=sampling)
         case "paged":
-            from steper.lm.paged import PagedLM
+            try:
+                from steper.lm.paged import PagedLM
+            except ImportError as error:
+                raise SteperError(
+                    f"this version of transformers cannot do that: {error}.",
+                    where="--backend paged",
+                    fix="pip install -U transformers",
+                ) from None
 
             return PagedLM(model_path(name), device=options.device, sampling=sampling)
         case "vllm":

@@ -146,7 +146,10 @@ def obstacle(model: PreTrainedModel) -> str:
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):
         return "it attends in chunks"
     dummy = getattr(cache_utils, "DummyLayer", DynamicLayer)  # of layers that keep nothing
-    cache = tried_cache(model)
+    try:
+        cache = tried_cache(model)
+    except (AttributeError, TypeError, ValueError) as why:
+        return f"it wants a cache of its own kind ({why})"
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, dummy):
             return f"its {type(layer).__name__} cannot be cut at a token"
