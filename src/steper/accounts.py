@@ -17,6 +17,9 @@ from pathlib import Path
 from steper.errors import BudgetSpent
 from steper.protocols import Usage
 
+LEDGERS = "spent*.log"
+"""The ledgers of a run folder: its own, and those of workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prices:
@@ -105,6 +108,7 @@ class Purse:
 
 
 def paid(*ledgers: Path) -> float:
-    """The sum of ledgers; a last line that a kill has torn is left out."""
-    lines = [line for path in ledgers for line in path.read_text().splitlines(True)]
+    """The sum of those ledgers that there are; a last line that a kill has torn is left out."""
+    there = [path for path in ledgers if path.exists()]
+    lines = [line for path in there for line in path.read_text().splitlines(True)]
     return sum(float(line) for line in lines if line.endswith("\n"))

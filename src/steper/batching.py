@@ -25,12 +25,15 @@ class Batcher(Generic[I, O]):
     """Makes a function of many items one that coroutines call with a single item.
 
     Args:
-        call: takes a batch and returns one result per item, in order. It runs in one thread of
+        call: takes a batch and returns one result per item, in order, or an exception for an item
+            that fails alone; it is raised where that item was asked for. It runs in one thread of
             its own, always the same, so that connections go on meanwhile and torch keeps its pool.
         limit: most items of a batch; ``None`` for all that wait.
     """
 
-    def __init__(self, call: Callable[[list[I]], Sequence[O]], *, limit: int | None = None) -> None:
+    def __init__(
+        self, call: Callable[[list[I]], Sequence[O | Exception]], *, limit: int | None = None
+    ) -> None:
         self._call, self._limit = call, limit
         self._waiting: list[tuple[I, asyncio.Future[O]]] = []
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -63,7 +66,11 @@ class Batcher(Generic[I, O]):
                         future.set_exception(error)
                 continue
             for (_, future), result in answered:
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
 
 

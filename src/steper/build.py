@@ -35,9 +35,9 @@ from steper.filters import (
     sift,
 )
 from steper.judge import JudgeFilter, Verdict, judge, rubric_sha256
-from steper.models import RUN_SETTING, build_lm, read_setting, remarks, write_setting
+from steper.models import API, RUN_SETTING, build_lm, read_setting, telling, write_setting
 from steper.protocols import LM, Drop, Filter
-from steper.rollout import API, TRAJECTORIES, open_purse, read_trajectories
+from steper.rollout import TRAJECTORIES, open_purse, read_trajectories
 from steper.setting import Setting
 from steper.store import Run, read_records, require_finished, write_records
 from steper.types import STRICT, TASKS, StepExample, Trajectory
@@ -177,11 +177,8 @@ def _sift(
     purse = open_purse(stage.path, config.budget)
     lm = judge_lm or build_lm(config.judge or "", config, purse=purse, pin=stage.path / API)
     log = stage.log(VERDICTS, Verdict, key=lambda verdict: verdict.id)
-    try:
+    with telling(lm, say):
         verdicts = wait_for(lambda: judge(kept, lm, log, in_flight=config.concurrency))
-    finally:
-        for remark in remarks(lm):
-            say(remark)
     kept, judged = sift(kept, [JudgeFilter(verdicts)])
     order = {trajectory.id: place for place, trajectory in enumerate(trajectories)}
     return kept, sorted(dropped + judged, key=lambda item: order[item[0].id])

@@ -18,19 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steper.accounts import Purse, paid
+from steper.accounts import LEDGERS, Purse, paid
 from steper.config import RolloutConfig
 from steper.driver import Outcome, in_step, outcomes
 from steper.errors import BudgetSpent, SteperError
 from steper.index import open_index
-from steper.models import build_lm
+from steper.models import API, build_lm
 from steper.setting import Setting
 from steper.types import Question, run_id
 
 Work = tuple[Question, int]
-
-LEDGERS = "spent*.log"
-"""The ledgers of a run folder, those of other engines included."""
 
 SHARDS = 8
 """Shards per worker: few enough to keep every batch full, many enough that all end together."""
@@ -48,8 +45,7 @@ class Share:
 
     def purse(self) -> Purse:
         """The share less what a worker before has spent of it."""
-        spent = paid(self.ledger) if self.ledger.exists() else 0.0
-        return Purse(self.budget, spent=spent, ledger=self.ledger)
+        return Purse(self.budget, spent=paid(self.ledger), ledger=self.ledger)
 
 
 class _Worker:
@@ -64,7 +60,7 @@ class _Worker:
             error_rate=config.error_rate,
             seed=config.seed,
             purse=share.purse(),
-            pin=config.out / "api.txt",
+            pin=config.out / API,
         )
 
     def answer(self, shard: Sequence[Work]) -> Iterator[Outcome | SteperError]:
@@ -117,7 +113,7 @@ def _shares(config: RolloutConfig, workers: int) -> list[Share]:
     if config.budget is None:
         return [Share(None, ledger) for ledger in ledgers]
     left = max(0.0, config.budget - paid(*config.out.glob(LEDGERS))) / workers
-    return [Share(left + (paid(ledger) if ledger.exists() else 0.0), ledger) for ledger in ledgers]
+    return [Share(left + paid(ledger), ledger) for ledger in ledgers]
 
 
 def _share_out(

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -41,6 +41,40 @@ class Outcome:
     result: Trajectory | Failure
     usage: tuple[Usage, ...]
     outage: bool = False
+
+
+HOPELESS = 20
+"""So many failures in a row are not the fault of what was asked."""
+
+
+@dataclass(slots=True)
+class Hope:
+    """Whether going on after failures makes sense.
+
+    Attributes:
+        good: how often it went well, in earlier sessions, too.
+        limit: failures that end it where nothing went well.
+        bad: failures.
+        outages: failures in a row because no server answered.
+    """
+
+    good: int = 0
+    limit: int = HOPELESS
+    bad: int = 0
+    outages: int = 0
+
+    def went_well(self) -> None:
+        """Count a success."""
+        self.good, self.outages = self.good + 1, 0
+
+    def failed(self, *, outage: bool) -> None:
+        """Count a failure."""
+        self.bad, self.outages = self.bad + 1, self.outages + 1 if outage else 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing goes well, or no longer."""
+        return self.outages >= HOPELESS or (self.bad >= self.limit and not self.good)
 
 
 def run(
@@ -261,23 +295,21 @@ class _Driver:
     async def _write(self, item: _Run, final: Stopped | None) -> None:
         """Have the model write the sentence of the step under way."""
         item.asked = final or "answer"
-        requests = [
-            self._request(item, final=bool(final), candidate=n) for n in range(self._candidates)
-        ]
+        first = self._request(item, final=bool(final))
+        requests = [replace(first, candidate=n) for n in range(self._candidates)]
         # All are waited for, also where one fails: the others are paid, too.
         ended = await asyncio.gather(
             *(self._lm.complete(request) for request in requests), return_exceptions=True
         )
         written = [one for one in ended if not isinstance(one, BaseException)]
+        if written:
+            item.usage.append(sum((completion.usage for completion in written), Usage()))
         if errors := [one for one in ended if isinstance(one, BaseException)]:
-            if written:
-                item.usage.append(sum((completion.usage for completion in written), Usage()))
             # One that stops the run before one that fails the question.
             raise min(errors, key=lambda error: isinstance(error, CompletionError))
         cue = self._setting.template.answer_cue if final else ""
         # A server's answer to the cue may come without the blank before it, or on a new line.
         sentences = [first_sentence(f"{cue} {w.text.lstrip()}") for w in written]
-        item.usage.append(sum((completion.usage for completion in written), Usage()))
         best = 0
         if len(sentences) > 1:
             said = [step.reasoning for step in item.steps]
@@ -288,7 +320,7 @@ class _Driver:
         if self._on_step:
             self._on_step(item.question, step)
 
-    def _request(self, item: _Run, *, final: bool, candidate: int) -> Request:
+    def _request(self, item: _Run, *, final: bool) -> Request:
         template = self._setting.template
         return Request(
             turns=template.turns(
@@ -305,5 +337,4 @@ class _Driver:
             search_cue=template.search_cue if self._setting.chooses_queries else "",
             nudge=template.nudge_final if final else template.nudge,
             sample=item.sample,
-            candidate=candidate,
         )

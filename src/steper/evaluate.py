@@ -19,27 +19,25 @@ from typing import Any
 from tabulate import tabulate
 
 from steper.config import EvaluateConfig
-from steper.driver import in_step, outcomes
 from steper.errors import SteperError
-from steper.index import open_index
 from steper.metrics import Rules, mean_interval, normalize, recall, score
 from steper.models import (
+    API,
     COMPLETIONS,
     build_lm,
     default_setting,
     model_path,
-    remarks,
     taught_setting,
 )
 from steper.rollout import (
-    API,
     Logs,
     answerable,
     counts,
-    follow,
     identity,
+    inputs,
     open_purse,
     read_questions,
+    roll,
 )
 from steper.setting import Setting
 from steper.store import Run, read_json, require_finished, write_json, write_records
@@ -144,16 +142,14 @@ def evaluate(
     if config.model == "annotated" and not config.base_url:
         questions = answerable(questions, config.questions, say=say)
     index_manifest = require_finished(config.index, stage="index")
-    inputs = {"index": config.index / "manifest.json", "questions": config.questions}
-    if config.chains:
-        inputs["chains"] = config.chains
+    read = inputs(config)
     if not config.base_url and Path(path := model_path(config.model)).is_dir():
-        inputs["model"] = Path(path)
+        read["model"] = Path(path)
     with Run.open(
         config.out,
         stage="evaluate",
         config=identity(config, "retry_failed setting") | setting.record(),
-        inputs=inputs,
+        inputs=read,
     ) as stage:
         if stage.finished and not config.retry_failed:
             return stage.path
@@ -173,28 +169,10 @@ def evaluate(
         )
         begin = time.monotonic()
         runs = [(question, 0) for question in questions]
-        missing = logs.missing(runs, retry_failed=config.retry_failed)
-        ended = outcomes(
-            missing,
-            setting=setting,
-            retriever=open_index(config.index),
-            lm=lm,
-            in_flight=config.concurrency,
-        )
-        try:
-            follow(in_step(ended), logs, done=len(runs) - len(missing), total=len(runs))
-        finally:
-            for remark in remarks(lm):
-                say(remark)
+        roll(runs, logs, config, setting=setting, lm=lm, say=say)
         seconds = round(time.monotonic() - begin, 2)
         logs.finish()
         done = list(logs.trajectories)
-        if not done:
-            raise SteperError(
-                f"all {len(logs.failed)} questions failed.",
-                where=str(stage.path / "failed.jsonl"),
-                fix="Mend the cause written there and run the same command with --retry-failed.",
-            )
         if len(logs.failed):
             say(
                 f"{len(logs.failed)} questions failed and are not scored; --retry-failed tries "

@@ -12,7 +12,6 @@ True
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,15 @@ from importlib import resources
 
 from tqdm import tqdm
 
+from steper.driver import HOPELESS, Hope
 from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
 from steper.prompts import one_line
 from steper.protocols import LM, Drop, Request, Turn
-from steper.store import Log
+from steper.store import Log, fingerprint
 from steper.types import STRICT, Trajectory
 
 LONGEST = 10_000
 """Characters of an answer that are read; no verdict is as long."""
-
-HOPELESS = 20
-"""So many failures without one success before are not the steps' fault."""
 
 KEYS = dict.fromkeys(("supported", "useful", "reason")).keys()
 """Those of a verdict, in this order."""
@@ -117,10 +114,9 @@ async def judge(
     share = iter(waiting)
 
     spent: list[BudgetSpent] = []
-    good = bad = outages = 0
+    hope = Hope(limit=min(HOPELESS, len(waiting)))
 
     async def work() -> None:
-        nonlocal good, bad, outages
         for trajectory, number in share:
             try:
                 verdict, outage = await _verdict(trajectory, number, lm)
@@ -131,12 +127,12 @@ async def judge(
             log.append(verdict)
             bar.update()
             if not verdict.error:
-                good, outages = good + 1, 0
+                hope.went_well()
                 continue
-            bad, outages = bad + 1, outages + 1 if outage else 0
-            if outages >= HOPELESS or (bad >= min(HOPELESS, len(waiting)) and not good):
+            hope.failed(outage=outage)
+            if hope.lost:
                 raise SteperError(
-                    f"{bad} steps could not be judged; the last: {verdict.error}",
+                    f"{hope.bad} steps could not be judged; the last: {verdict.error}",
                     where="--judge",
                     fix="Mend the cause and run the same command: it goes on where it stopped.",
                 )
@@ -226,7 +222,7 @@ def read_verdict(text: str) -> Rating | None:
 
 def rubric_sha256() -> str:
     """The SHA-256 of the rubric and the wording around it; another one makes another run."""
-    return hashlib.sha256(json.dumps(_wording(), sort_keys=True).encode()).hexdigest()
+    return fingerprint(_wording())
 
 
 @cache

@@ -7,7 +7,8 @@ language model that ``transformers`` can load.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 COMPLETIONS = "completions.sqlite"
 """Name of the file of completions."""
+
+API = "api.txt"
+"""Name of the file in a run folder that keeps how its server is asked."""
 
 RUN_SETTING = "setting.json"
 """Name of the setting in a run folder."""
@@ -129,10 +133,15 @@ def _endpoint(
     )
 
 
-def remarks(lm: LM) -> list[str]:
-    """What a model has to tell after its work: calls made and made again, what it could not do."""
-    tell: Callable[[], list[str]] = getattr(lm, "remarks", list)
-    return tell()
+@contextmanager
+def telling(lm: LM, say: Callable[[str], None]) -> Iterator[None]:
+    """Have a model tell how it went, however it ends: calls made again, what it could not do."""
+    try:
+        yield
+    finally:
+        remarks: Callable[[], list[str]] = getattr(lm, "remarks", list)
+        for remark in remarks():
+            say(remark)
 
 
 def cache_path(given: str, default: Path | None = None) -> Path | None:

@@ -7,8 +7,6 @@ is on disk at once; the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
 from collections import Counter
@@ -20,17 +18,17 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from steper.accounts import Purse, paid
-from steper.config import MEANS, ModelOptions, RolloutConfig
+from steper.accounts import LEDGERS, Purse, paid
+from steper.config import MEANS, EvaluateConfig, ModelOptions, RolloutConfig
 from steper.datasets import load_chains, load_questions, with_chains
-from steper.driver import Outcome, in_step, outcomes
+from steper.driver import Hope, Outcome, in_step, outcomes
 from steper.errors import SteperError
 from steper.index import open_index
 from steper.metrics import mean_interval
-from steper.models import RUN_SETTING, build_lm, remarks, write_setting
-from steper.protocols import Usage
+from steper.models import API, RUN_SETTING, build_lm, telling, write_setting
+from steper.protocols import LM, Usage
 from steper.setting import Setting
-from steper.store import Run, read_records
+from steper.store import Run, fingerprint, read_records
 from steper.templates import load_template
 from steper.types import STRICT, Failure, Question, Trajectory, run_id
 
@@ -38,12 +36,6 @@ TRAJECTORIES = "trajectories"
 
 NO_PRICES = ["cost", "give --price-prompt", "and --price-completion", ""]
 """A row of the estimate."""
-
-API = "api.txt"
-"""How a run's server is asked, kept so that it does not change under the run."""
-
-HOPELESS = 20
-"""So many failures in a row, without one success before, are not the questions' fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,17 @@ class Logs:
             self.trajectories.append(outcome.result)
 
     def finish(self) -> None:
-        """Sort the files; a run that ended well after all is no failure any more."""
+        """Sort the files; a run that ended well after all is no failure any more.
+
+        Raises:
+            SteperError: if no run ended well.
+        """
+        if not len(self.trajectories):
+            raise SteperError(
+                f"all {len(self.failed)} questions failed.",
+                where=str(self.failed.path),
+                fix="Mend the cause written there and run the same command with --retry-failed.",
+            )
         self.trajectories.finish()
         self.usage.finish()
         self.failed.finish(without=self.trajectories)
@@ -119,8 +121,7 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
         config=identity(config, "retry_failed dry_run dry_run_questions engine workers worker_gpus")
         # A file of that name may change under a run.
         | {"prompt": _named(config.prompt or config.strategy, setting)},
-        inputs={"index": config.index / "manifest.json", "questions": config.questions}
-        | ({"chains": config.chains} if config.chains else {}),
+        inputs=inputs(config),
     ) as stage:
         if stage.finished and (config.dry_run or not config.retry_failed):
             return stage.path
@@ -137,24 +138,18 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
             say(_estimate(logs, sample, len(questions), config, time.monotonic() - begin))
             return stage.path
         _roll(questions, logs, config, setting, say)
-        if not len(logs.trajectories):
-            raise SteperError(
-                f"all {len(logs.failed)} questions failed.",
-                where=str(stage.path / "failed.jsonl"),
-                fix="Mend the cause written there and run the same command with --retry-failed.",
-            )
         logs.finish()
         found = counts(logs)
         if "cost" in found:
             # What replayed completions cost was paid elsewhere, or earlier.
-            found["paid"] = round(paid(*config.out.glob("spent*.log")), 6)
+            found["paid"] = round(paid(*config.out.glob(LEDGERS)), 6)
         stage.finish(found)
     return stage.path
 
 
 def open_purse(folder: Path, budget: float | None) -> Purse:
     """The purse of a run folder, less what its earlier sessions have spent."""
-    return Purse(budget, spent=paid(*folder.glob("spent*.log")), ledger=folder / "spent.log")
+    return Purse(budget, spent=paid(*folder.glob(LEDGERS)), ledger=folder / "spent.log")
 
 
 def identity(config: ModelOptions, without: str) -> dict[str, Any]:
@@ -165,10 +160,15 @@ def identity(config: ModelOptions, without: str) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=exclude) | {"endpoint": bool(config.base_url)}
 
 
+def inputs(config: RolloutConfig | EvaluateConfig) -> dict[str, Path]:
+    """The files whose content makes a run what it is, by name."""
+    chains = {"chains": config.chains} if config.chains else {}
+    return {"index": config.index / "manifest.json", "questions": config.questions, **chains}
+
+
 def _named(prompt: str, setting: Setting) -> str:
     """A wording's name with a fingerprint of its content."""
-    content = json.dumps(setting.record()["template"], sort_keys=True)
-    return f"{prompt} {hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return f"{prompt} {fingerprint(setting.record()['template'])[:12]}"
 
 
 def _check_ids(questions: Iterable[Question], config: RolloutConfig) -> None:
@@ -207,12 +207,12 @@ def _roll(
 ) -> None:
     """Run the questions on this machine or on a cluster."""
     runs = [(question, sample) for question in questions for sample in range(config.samples)]
-    missing = logs.missing(runs, retry_failed=config.retry_failed)
-    done = len(runs) - len(missing)
     if config.engine == "ray":
         from steper.cluster import ray_outcomes
 
-        follow(ray_outcomes(missing, config, setting), logs, done=done, total=len(runs))
+        missing = logs.missing(runs, retry_failed=config.retry_failed)
+        ended = ray_outcomes(missing, config, setting)
+        follow(ended, logs, done=len(runs) - len(missing), total=len(runs))
         return
     lm = build_lm(
         config.teacher,
@@ -222,19 +222,31 @@ def _roll(
         purse=open_purse(config.out, config.budget),
         pin=config.out / API,
     )
+    roll(runs, logs, config, setting=setting, lm=lm, candidates=config.candidates, say=say)
+
+
+def roll(
+    runs: Sequence[tuple[Question, int]],
+    logs: Logs,
+    config: RolloutConfig | EvaluateConfig,
+    *,
+    setting: Setting,
+    lm: LM,
+    candidates: int = 1,
+    say: Callable[[str], None],
+) -> None:
+    """Make the runs that the logs do not hold yet, in this process; see ``outcomes``."""
+    missing = logs.missing(runs, retry_failed=config.retry_failed)
     ended = outcomes(
         missing,
         setting=setting,
         retriever=open_index(config.index),
         lm=lm,
         in_flight=config.concurrency,
-        candidates=config.candidates,
+        candidates=candidates,
     )
-    try:
-        follow(in_step(ended), logs, done=done, total=len(runs))
-    finally:
-        for remark in remarks(lm):
-            say(remark)
+    with telling(lm, say):
+        follow(in_step(ended), logs, done=len(runs) - len(missing), total=len(runs))
 
 
 def follow(ended: Iterable[Outcome], logs: Logs, *, done: int, total: int) -> None:
@@ -243,20 +255,20 @@ def follow(ended: Iterable[Outcome], logs: Logs, *, done: int, total: int) -> No
     Raises:
         SteperError: if nothing but failures comes, and whatever ``ended`` raises.
     """
-    good, bad, outages = len(logs.trajectories), 0, 0
+    hope = Hope(good=len(logs.trajectories))
     with tqdm(total=total, initial=done, unit="question", desc="answering") as bar:
         for outcome in ended:
             logs.add(outcome)
             bar.update()
             if isinstance(outcome.result, Trajectory):
-                good, outages = good + 1, 0
+                hope.went_well()
                 continue
-            bad, outages = bad + 1, outages + 1 if outcome.outage else 0
-            bar.set_postfix(failed=bad)
-            if outages >= HOPELESS or (bad >= HOPELESS and not good):
-                since = "no server answered any more" if good else "none succeeded"
+            hope.failed(outage=outcome.outage)
+            bar.set_postfix(failed=hope.bad)
+            if hope.lost:
+                since = "no server answered any more" if hope.good else "none succeeded"
                 raise SteperError(
-                    f"{bad} questions failed and {since}; the last: {outcome.result.reason}",
+                    f"{hope.bad} questions failed and {since}; the last: {outcome.result.reason}",
                     where=f"question {outcome.result.id}, step {outcome.result.step}",
                     fix="Mend the cause and run the same command with --retry-failed; for other "
                     "options, name another --out (what is in the cache is not paid again).",

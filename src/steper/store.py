@@ -154,6 +154,11 @@ def write_json(path: Path, data: Any) -> None:
     write_atomic(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
 
 
+def fingerprint(data: Any) -> str:
+    """The SHA-256 of JSON-able data; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, or of a folder's names and bytes in sorted order."""
     digest = hashlib.sha256()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steper.driver import HOPELESS
 from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
-from steper.judge import HOPELESS, JudgeFilter, Rating, Verdict, judge, judge_request, read_verdict
+from steper.judge import JudgeFilter, Rating, Verdict, judge, judge_request, read_verdict
 from steper.protocols import Completion, Request
 from steper.store import Log
 from steper.types import Passage, Question, Step, Trajectory

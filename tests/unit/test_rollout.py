@@ -14,13 +14,14 @@ from road import rollout_config
 from steper import rollout as module
 from steper.accounts import Prices, Purse, paid
 from steper.config import EvaluateConfig, RolloutConfig
+from steper.driver import HOPELESS
 from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
 from steper.evaluate import evaluate
 from steper.index import build_index
 from steper.protocols import LM, Completion, Request, Usage
 from steper.rollout import RunUsage, read_trajectories, rollout
 from steper.store import read_json, read_records, write_records
-from steper.types import Failure
+from steper.types import Failure, Question
 from steper.world.generator import World
 from steper.world.teacher import WorldTeacher
 
@@ -77,6 +78,12 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Priced]]:
     return set_broken
 
 
+def asked(count: int, *, several_hops: bool = False) -> list[Question]:
+    """Other questions about the fixture's world."""
+    questions = World.generate(seed=0, part="train", entities=60).questions(count, seed=1)
+    return [q for q in questions if len(q.chain) > 1 or not several_hops]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
 
@@ -128,8 +135,7 @@ def test_what_fails_again_is_still_kept(
 def test_where_everything_fails_the_run_stops(
     folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
 ) -> None:
-    world = World.generate(seed=0, part="train", entities=60)
-    questions = [q for q in world.questions(200, seed=1) if len(q.chain) > 1]
+    questions = asked(200, several_hops=True)
     write_records(tmp_path / "questions.jsonl", questions)
     teachers(*(q.id for q in questions))
     config = rollout_config(
@@ -137,7 +143,7 @@ def test_where_everything_fails_the_run_stops(
     )
     with pytest.raises(SteperError, match=r"20 questions failed and none succeeded.*hung up"):
         rollout(config)
-    assert len(read_records(tmp_path / "out" / "failed.jsonl", Failure)) == module.HOPELESS
+    assert len(read_records(tmp_path / "out" / "failed.jsonl", Failure)) == HOPELESS
 
 
 @pytest.mark.parametrize("concurrency", [1, 64])
@@ -254,8 +260,7 @@ def test_evaluation_takes_the_options_of_a_rollout(
 def test_a_server_that_dies_midway_stops_the_run_instead_of_failing_the_rest(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.generate(seed=0, part="train", entities=60)
-    write_records(tmp_path / "q.jsonl", world.questions(200, seed=1))
+    write_records(tmp_path / "q.jsonl", asked(200))
     teacher = Priced(None)
     monkeypatch.setattr(module, "build_lm", lambda *_, **__: teacher)
     config = rollout_config(folder, tmp_path / "out", questions=tmp_path / "q.jsonl", concurrency=4)
@@ -264,7 +269,7 @@ def test_a_server_that_dies_midway_stops_the_run_instead_of_failing_the_rest(
         rollout(config)
     assert read_json(tmp_path / "out" / "manifest.json")["status"] == "running"
     failed = read_records(tmp_path / "out" / "failed.jsonl", Failure)
-    assert module.HOPELESS <= len(failed) < module.HOPELESS + 4
+    assert HOPELESS <= len(failed) < HOPELESS + 4
     teacher.dies_after = 10**9
     rollout(config.model_copy(update={"retry_failed": True}))
     assert len(read_trajectories(tmp_path / "out")) == 200
@@ -273,11 +278,10 @@ def test_a_server_that_dies_midway_stops_the_run_instead_of_failing_the_rest(
 def test_retrying_questions_that_fail_again_leaves_a_finished_run_finished(
     folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
 ) -> None:
-    world = World.generate(seed=0, part="train", entities=60)
-    questions = [q for q in world.questions(60, seed=1) if len(q.chain) > 1]
+    questions = asked(60, several_hops=True)
     write_records(tmp_path / "q.jsonl", questions)
     config = rollout_config(folder, tmp_path / "out", questions=tmp_path / "q.jsonl")
-    broken = [q.id for q in questions[-module.HOPELESS - 5 :]]
+    broken = [q.id for q in questions[-HOPELESS - 5 :]]
     teachers(*broken)
     rollout(config.model_copy(update={"concurrency": 1}))
     assert read_json(tmp_path / "out" / "manifest.json")["counts"]["failed"] == len(broken)
@@ -293,8 +297,7 @@ def test_retrying_questions_that_fail_again_leaves_a_finished_run_finished(
 def test_where_every_question_failed_nothing_is_finished(
     folder: Path, tmp_path: Path, teachers: Callable[..., list[Priced]]
 ) -> None:
-    world = World.generate(seed=0, part="train", entities=60)
-    few = [q for q in world.questions(60, seed=1) if len(q.chain) > 1][:3]
+    few = asked(60, several_hops=True)[:3]
     write_records(tmp_path / "q.jsonl", few)
     teachers(*(q.id for q in few))
     with pytest.raises(SteperError, match="all 3 questions failed"):
@@ -323,8 +326,7 @@ def test_inputs_are_known_by_what_they_hold_not_by_their_path(
 
 
 def test_an_id_that_is_another_questions_sample_is_refused(folder: Path, tmp_path: Path) -> None:
-    world = World.generate(seed=0, part="train", entities=60)
-    one, other = world.questions(2, seed=1)
+    one, other = asked(2)
     write_records(tmp_path / "q.jsonl", [replace(one, id="a"), replace(other, id="a~1")])
     config = rollout_config(
         folder, tmp_path / "out", questions=tmp_path / "q.jsonl", samples=2, temperature=1.0

@@ -35,9 +35,7 @@ from steper.errors import CompletionError, SteperError
 from steper.lm.decoding import Decoder, Draft, draw
 from steper.lm.rows import obstacle
 from steper.memory import available
-from steper.protocols import Completion, Request, Sampling, Usage
-
-GREEDY = Sampling()
+from steper.protocols import GREEDY, Completion, Request, Sampling, Usage
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -163,7 +161,7 @@ class LocalLM:
             if self.reuse
             else None
         )
-        self._batcher = Batcher(self._write, limit=batch_size)
+        self._batcher: Batcher[Request, Completion] = Batcher(self._write, limit=batch_size)
 
     def remarks(self) -> list[str]:
         """What the user should know about how it went."""
@@ -171,10 +169,7 @@ class LocalLM:
 
     async def complete(self, request: Request) -> Completion:
         """Write a sentence; see ``steper.protocols.LM.complete``."""
-        result = await self._batcher(request)
-        if isinstance(result, CompletionError):
-            raise result
-        return result
+        return await self._batcher(request)
 
     def _write(self, requests: Sequence[Request]) -> list[Completion | CompletionError]:
         """One result per request, in order."""

@@ -22,8 +22,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from steper.batching import Batcher
 from steper.errors import CompletionError, SteperError
-from steper.lm.local import GREEDY, end_tokens, load_model, load_tokenizer, too_long
-from steper.protocols import Completion, Request, Sampling, Usage
+from steper.lm.local import end_tokens, load_model, load_tokenizer, too_long
+from steper.protocols import GREEDY, Completion, Request, Sampling, Usage
 
 
 class PagedLM:
@@ -65,14 +65,11 @@ class PagedLM:
         self._batching = ContinuousBatchingConfig(
             allow_block_sharing=True, seed=sampling.seed, **options
         )
-        self._batcher = Batcher(self._write)
+        self._batcher: Batcher[Request, Completion] = Batcher(self._write)
 
     async def complete(self, request: Request) -> Completion:
         """Write a sentence; see ``steper.protocols.LM.complete``."""
-        result = await self._batcher(request)
-        if isinstance(result, CompletionError):
-            raise result
-        return result
+        return await self._batcher(request)
 
     def _write(self, requests: Sequence[Request]) -> list[Completion | CompletionError]:
         """One result per request, in order."""

@@ -19,9 +19,7 @@ from typing import Any
 
 from steper.batching import Batcher
 from steper.errors import CompletionError, SteperError
-from steper.protocols import Completion, Request, Sampling, Usage
-
-GREEDY = Sampling()
+from steper.protocols import GREEDY, Completion, Request, Sampling, Usage
 
 
 class VllmLM:
@@ -55,14 +53,11 @@ class VllmLM:
             ) from error
         self._params, self._tokenizer = vllm.SamplingParams, self._llm.get_tokenizer()
         self.name, self.sampling = str(name), sampling
-        self._batcher = Batcher(self._write)
+        self._batcher: Batcher[Request, Completion] = Batcher(self._write)
 
     async def complete(self, request: Request) -> Completion:
         """Write a sentence; see ``steper.protocols.LM.complete``."""
-        result = await self._batcher(request)
-        if isinstance(result, CompletionError):
-            raise result
-        return result
+        return await self._batcher(request)
 
     def _write(self, requests: Sequence[Request]) -> list[Completion | CompletionError]:
         """One result per request, in order."""

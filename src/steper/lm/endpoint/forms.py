@@ -63,8 +63,8 @@ def messages(
 
 
 def cue(request: Request) -> str:
-    """The answer cue on the last turn's open line, once the answer is asked for."""
-    return request.turns[-1].text.rpartition("\n")[2] if request.final else ""
+    """The answer cue, which ends the last turn once the answer is asked for."""
+    return request.answer_cue if request.final else ""
 
 
 def wire(payload: Payload, *, limit: str = "max_tokens") -> dict[str, Any]:
