@@ -7,8 +7,8 @@ from collections.abc import Callable
 from steper.accounts import Purse
 from steper.config import AskConfig
 from steper.driver import run
-from steper.index import open_index
 from steper.models import build_lm, default_setting, taught_setting
+from steper.retrieval.indexes import open_index
 from steper.types import Question, Step, Trajectory
 
 

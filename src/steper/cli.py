@@ -24,7 +24,7 @@ steper: teach a small language model multi-step retrieval-augmented reasoning.
 
 The road, one command a stage; each reads the folder the one before it wrote:
 
-  steper index CORPUS       documents -> a search index
+  steper index DOCUMENTS    a folder of documents, or a file of passages -> a search index
   steper rollout            a teacher answers questions step by step, searching the index
   steper build              filter the trajectories, build the three kinds of example
   steper train              train a student (Vanilla-KD, StepER uniform, StepER difficulty-aware)
@@ -33,7 +33,8 @@ The road, one command a stage; each reads the folder the one before it wrote:
   steper ask "QUESTION"     one question, each step printed as it happens
 
   steper trajectories RUN   a page to read what a run did, or two runs side by side
-  steper recall             how often the index finds the gold passages
+  steper index serve        an index for other programs and machines, over HTTP
+  steper recall             how often indexes find the gold passages
   steper export             the examples as prompt/completion and messages, for other trainers
   steper demo               all of it, offline, in minutes
 
@@ -106,13 +107,41 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _index(arguments: list[str]) -> None:
+    match arguments[:1]:
+        case ["serve"]:
+            return _serve(arguments[1:])
+        case ["check"]:
+            return _check(arguments[1:])
     from steper.config import IndexConfig
     from steper.index import build_index, index_table
 
     config = parse(IndexConfig, "index", arguments)
-    build_index(config.source, config.out, language=config.language)
+    if config.kind != "bm25" or config.reranker:
+        _quiet_libraries()
+    build_index(config)
     print(index_table(config.out))
     print(f"Index: {config.out}")
+
+
+def _serve(arguments: list[str]) -> None:
+    from steper.config import ServeConfig
+    from steper.retrieval.indexes import open_index
+    from steper.retrieval.remote import Limits
+    from steper.serve import serve_index
+
+    config = parse(ServeConfig, "index serve", arguments)
+    limits = Limits(
+        max_waiting=config.max_waiting, max_queries=config.max_queries, max_k=config.max_k
+    )
+    serve_index(open_index(config.index), host=config.host, port=config.port, limits=limits)
+
+
+def _check(arguments: list[str]) -> None:
+    from steper.config import CheckConfig
+    from steper.retrieval.indexes import verify_index
+
+    config = parse(CheckConfig, "index check", arguments)
+    print(f"{verify_index(config.index)} files are as they were written: {config.index}")
 
 
 def _rollout(arguments: list[str]) -> None:

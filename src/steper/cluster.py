@@ -22,8 +22,8 @@ from steper.accounts import LEDGERS, Purse, paid
 from steper.config import RolloutConfig
 from steper.driver import Outcome, in_step, outcomes
 from steper.errors import BudgetSpent, SteperError
-from steper.index import open_index
 from steper.models import API, build_lm
+from steper.retrieval.indexes import open_index
 from steper.setting import Setting
 from steper.types import Question, run_id
 

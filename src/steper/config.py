@@ -6,17 +6,22 @@ Unknown keys are refused. Components never see a configuration: the verbs unpack
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import tyro
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tyro.conf import Positional
 
-from steper.types import TASKS, PromptLayout, StrategyName, Task
+from steper.types import TASKS, IndexKind, PromptLayout, StrategyName, Task, Vectors
 
 Rules = Literal["hotpotqa", "2wikimultihopqa", "musique"]
 FilterName = Literal[
     "answer", "empty", "repeat", "length", "ungrounded", "no-gain", "gold", "judge"
 ]
+
+
+Where = Annotated[str, BeforeValidator(str)]
+"""A path or an address; not a ``Path``, which would spoil the address's slashes."""
 
 
 class Config(BaseModel):
@@ -26,14 +31,97 @@ class Config(BaseModel):
 
 
 class IndexConfig(Config):
-    """Build a search index from a corpus (file or folder)."""
+    """Build a search index from documents (see docs/corpus.md and docs/retrieval.md).
 
-    source: Positional[Path]
-    """Corpus: JSONL (id, title, text), Parquet, text, Markdown, or a folder of these."""
+    `steper index serve FOLDER` offers a finished index to other programs, `steper index check
+    FOLDER` compares its files with what was written.
+    """
+
+    source: Positional[str]
+    """Documents: a file (JSONL, JSON, CSV, TSV, Parquet, text, Markdown, HTML, PDF; also packed), a
+    folder or archive of these, a data set saved with `save_to_disk`, or one of the Hugging Face hub
+    as owner/name."""
     out: Path
     """Folder for the index."""
+    kind: IndexKind = "bm25"
+    """What searches: words (`bm25`), vectors (`dense`), both (`hybrid`); or, for corpora larger
+    than memory or shared by several machines, `lancedb`, `opensearch`, `elasticsearch`."""
     language: str = "en"
-    """Language of stop words and stemmer."""
+    """Language of stop words and stemmer, as en, de, ko; `none` leaves words as they are."""
+    add: bool = False
+    """Add the documents to the index in --out (lancedb, opensearch, elasticsearch)."""
+
+    fields: dict[str, str] = {}
+    """Columns of records under other names than id, title, text: `--fields text body title name`
+    says that our text is their body and our title their name."""
+    other_fields: Literal["refuse", "ignore"] = "refuse"
+    """What to do about further columns."""
+    hub_config: str = ""
+    """Which configuration of a hub data set."""
+    hub_split: str = "train"
+    """Which split of a data set."""
+    chunk_words: int = Field(default=100, ge=1)
+    """Most words of a passage cut from prose."""
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of it, instead of words; needs --tokenizer."""
+    tokenizer: str = ""
+    """Tokenizer that counts them: a folder or hub id."""
+    overlap: int = Field(default=0, ge=0)
+    """Sentences repeated from the end of the passage before."""
+    cut_records: bool = False
+    """Also cut the texts of records that are longer."""
+    keep_duplicates: bool = False
+    """Keep passages with the same title and text."""
+
+    embedder: str = ""
+    """Model that makes vectors: a folder or hub id of sentence-transformers. By default
+    all-MiniLM-L6-v2 for `dense` and `hybrid`; the larger engines search by words alone without
+    one."""
+    query_prompt: str | None = None
+    """Text put before every query, as "query: " for E5; by default what the model's folder says."""
+    passage_prompt: str | None = None
+    """Text put before every passage, as "passage: "."""
+    vectors: Literal["auto"] | Vectors = "auto"
+    """How a vector's numbers are kept: whole, in one byte each, or product-quantised."""
+    reranker: str = ""
+    """Cross-encoder that orders the best passages anew: a folder or hub id."""
+    rerank_depth: int = Field(default=50, ge=1)
+    """How many passages it reads for each query."""
+    device: str = ""
+    """Torch device for the embedder; by default a GPU where there is one."""
+
+    uri: str = ""
+    """Where the LanceDB database is, as s3://bucket/path; by default in --out."""
+    urls: tuple[str, ...] = ()
+    """Nodes of the OpenSearch or Elasticsearch cluster, as http://localhost:9200."""
+    name: str = ""
+    """Name of the index there; by default that of --out, in lower case."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that analyze text; 0 for one a core."""
+
+
+class ServeConfig(Config):
+    """Offer an index to other programs over HTTP; name its address where an index is asked for."""
+
+    index: Positional[Path]
+    """Index folder."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets every machine that can reach this one search."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """Port to listen at; 0 takes a free one and prints it."""
+    max_waiting: int = Field(default=2048, ge=1)
+    """Most queries waiting; others are told to come again."""
+    max_queries: int = Field(default=256, ge=1)
+    """Most queries of one request."""
+    max_k: int = Field(default=100, ge=1)
+    """Most passages for one query."""
+
+
+class CheckConfig(Config):
+    """Compare every file of an index with what was written."""
+
+    index: Positional[Path]
+    """Index folder."""
 
 
 class ModelOptions(Config):
@@ -92,8 +180,8 @@ is resumed."""
 
 
 class _Rollout(Config):
-    index: Path
-    """Index folder."""
+    index: Where
+    """Index folder, or the address of `steper index serve`."""
     questions: Path
     """Questions: JSONL, Parquet, or a release file of HotpotQA, 2WikiMultiHopQA or MuSiQue."""
     out: Path
@@ -284,8 +372,8 @@ class _Evaluate(Config):
     model: str
     """A student folder, a model folder or hub id, `annotated`, `world`, or with --base-url the name
     of a model at a server."""
-    index: Path
-    """Index folder."""
+    index: Where
+    """Index folder, or the address of `steper index serve`."""
     questions: Path
     """Questions file."""
     out: Path
@@ -359,15 +447,15 @@ class TrajectoriesConfig(Config):
 
 
 class RecallConfig(Config):
-    """Measure how often the index finds the gold passages of questions."""
+    """Measure how often indexes find the gold passages of questions, and how fast."""
 
-    index: Path
-    """Index folder."""
-    questions: Path
-    """Questions with supporting titles."""
+    index: tuple[Where, ...]
+    """Index folders, or addresses of `steper index serve`."""
+    questions: tuple[Path, ...]
+    """Questions with supporting titles: one file for each index, or one for all of them."""
     split: str | None = None
     """Use only the questions of this split."""
-    json_out: Path | None = None
+    json_out: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None
     """Also write the figures to this JSON file."""
     seed: int = 0
     """Seed of the bootstrap intervals."""
@@ -378,8 +466,8 @@ class _Ask(Config):
     """The question."""
     model: str
     """A student folder, a model folder or hub id, or with --base-url a model's name at a server."""
-    index: Path
-    """Index folder."""
+    index: Where
+    """Index folder, or the address of `steper index serve`."""
     setting: Path | None = None
     """The steper.json of a student that a server serves: asks it as it was taught."""
 

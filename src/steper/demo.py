@@ -15,7 +15,14 @@ from statistics import fmean
 from typing import Any
 
 from steper.build import build, yield_table
-from steper.config import BuildConfig, DemoConfig, EvaluateConfig, RolloutConfig, TrainConfig
+from steper.config import (
+    BuildConfig,
+    DemoConfig,
+    EvaluateConfig,
+    IndexConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from steper.datasets import load_questions
 from steper.evaluate import evaluate, evaluation_table
 from steper.index import build_index
@@ -56,7 +63,8 @@ def demo(config: DemoConfig) -> Path:
         folder = config.out / f"seed-{seed}"
         _say(f"seed {seed}: world, index, teacher, examples ({folder})")
         _make_world(folder / "world", config, seed)
-        build_index(folder / "world" / "corpus.jsonl", folder / "index")
+        corpus = folder / "world" / "corpus.jsonl"
+        build_index(IndexConfig(source=str(corpus), out=folder / "index"))
         data = _distil(folder, config, seed)
         print(yield_table(require_finished(data, stage="build")["counts"]))
         students = _train_students(folder, config, seed)
@@ -117,7 +125,7 @@ def _make_world(folder: Path, config: DemoConfig, seed: int) -> None:
 def _distil(folder: Path, config: DemoConfig, seed: int) -> Path:
     rolled = rollout(
         RolloutConfig(
-            index=folder / "index",
+            index=str(folder / "index"),
             questions=folder / "world" / "questions.jsonl",
             split="train",
             out=folder / "rollout",
@@ -167,7 +175,7 @@ def _evaluate(folder: Path, arm: str, model: str, seed: int) -> Path:
     return evaluate(
         EvaluateConfig(
             model=model,
-            index=folder / "index",
+            index=str(folder / "index"),
             questions=folder / "world" / "questions.jsonl",
             split="test",
             out=folder / f"{arm}-evaluation",

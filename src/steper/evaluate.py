@@ -29,6 +29,7 @@ from steper.models import (
     model_path,
     taught_setting,
 )
+from steper.retrieval.indexes import describe_index
 from steper.rollout import (
     Logs,
     answerable,
@@ -40,7 +41,7 @@ from steper.rollout import (
     roll,
 )
 from steper.setting import Setting
-from steper.store import Run, read_json, require_finished, write_json, write_records
+from steper.store import Run, read_json, write_json, write_records
 from steper.templates import load_template
 from steper.types import STRICT, Trajectory
 
@@ -141,7 +142,7 @@ def evaluate(
     )
     if config.model == "annotated" and not config.base_url:
         questions = answerable(questions, config.questions, say=say)
-    index_manifest = require_finished(config.index, stage="index")
+    index = describe_index(config.index)
     read = inputs(config)
     if not config.base_url and Path(path := model_path(config.model)).is_dir():
         read["model"] = Path(path)
@@ -180,7 +181,7 @@ def evaluate(
             )
         scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
         write_records(stage.path / "scores.jsonl", scores)
-        result = {
+        result: dict[str, Any] = {
             "label": label or config.out.name,
             "model": config.model,
             "split": config.split or "all",
@@ -188,7 +189,8 @@ def evaluate(
             "failed": len(logs.failed),
             "usage": counts(logs),
             "questions_sha256": stage.inputs["questions"],
-            "corpus_sha256": index_manifest["counts"]["corpus_sha256"],
+            "corpus_sha256": index.corpus_sha256,
+            "retriever": index.kind,
             "rules": config.rules,
             "setting": setting.record(),
             "seconds": seconds,

@@ -1,94 +1,197 @@
-"""`steper index`: a corpus becomes a search index in a run folder."""
+"""`steper index`: documents become a search index in a run folder."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from steper.corpus import read_corpus
+from steper.config import IndexConfig
+from steper.corpus import CorpusSize, Reading, Reject, corpus_size, read_corpus
 from steper.errors import SteperError
-from steper.retrieval.bm25 import BM25Index
-from steper.store import Run, require_finished
+from steper.retrieval.indexes import Engine, add_to_index, make_index
+from steper.retrieval.info import INFO, IndexInfo, read_info
+from steper.store import Run, require_finished, to_json
+
+REJECTED = "rejected.jsonl"
+
+_SIDE_ISSUES = {"source", "out", "add", "device", "workers"}
+"""Options that do not change what the index holds."""
 
 
-def build_index(source: Path, out: Path, *, language: str = "en") -> BM25Index:
-    """Build the index of a corpus, or open it if this very one is already there.
+def build_index(config: IndexConfig) -> Path:
+    """Build the index of a corpus, unless this very one is already there; returns its folder.
 
-    Args:
-        source: corpus file or folder (see ``steper.corpus.read_corpus``).
-        out: folder for the index. An interrupted build there starts again.
-        language: of stop words and stemmer, or ``none``.
+    A run that was interrupted starts again, but for vectors that are made already. What cannot be
+    read is listed in ``rejected.jsonl``.
 
     Raises:
         SteperError: on a corpus that cannot be read, or where the folder holds something else.
     """
+    source = Path(config.source)
+    _refuse_inside(source, config.out)
+    if config.add:
+        return _add(config)
+    engine, reading = _engine(config), _reading(config)
+    size = corpus_size(config.source, reading)
+    is_path = source.exists()
+    named = {} if is_path else {"source": config.source}
+    with Run.open(
+        config.out,
+        stage="index",
+        config=config.model_dump(mode="json", exclude=_SIDE_ISSUES) | named,
+        inputs={"corpus": source} if is_path else {},
+    ) as stage:
+        if stage.finished and (config.out / INFO).is_file():
+            return config.out
+        begin = time.monotonic()
+        _say(estimate(size, engine))
+        with _rejects(config.out) as reject, _bar(size) as progress:
+            passages = read_corpus(config.source, reading, reject=reject, progress=progress)
+            index = make_index(
+                passages,
+                config.out,
+                engine,
+                keep_duplicates=config.keep_duplicates,
+                reject=reject,
+            )
+        stage.finish(_counts(config.out, index.info, time.monotonic() - begin))
+    return config.out
+
+
+def _add(config: IndexConfig) -> Path:
+    require_finished(config.out, stage="index")
+    with Run.amend(config.out) as stage:
+        begin, reading = time.monotonic(), _reading(config)
+        size = corpus_size(config.source, reading)
+        with _rejects(config.out, append=True) as reject, _bar(size) as progress:
+            passages = read_corpus(config.source, reading, reject=reject, progress=progress)
+            new = add_to_index(passages, config.out, reject=reject)
+        _say(f"{new:,} passages added")
+        stage.finish(_counts(config.out, read_info(config.out), time.monotonic() - begin))
+    return config.out
+
+
+def _refuse_inside(source: Path, out: Path) -> None:
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise SteperError(
             "the index would lie inside the corpus folder and become part of it.",
             where=str(out),
             fix="Choose an --out elsewhere.",
         )
-    stage = Run.open(out, stage="index", config={"language": language}, inputs={"corpus": source})
-    if stage.finished:
-        return open_index(out)
-    begin = time.monotonic()
-    count = _lines(source)
-    print(estimate(source, count), file=sys.stderr)
-    passages = tqdm(read_corpus(source), total=count, unit=" passages", desc="index")
-    index = BM25Index.build(passages, out, language=language)
-    stage.finish(
-        {
-            "passages": index.info.passages,
-            "words": index.info.words,
-            "terms": index.info.terms,
-            "corpus_sha256": index.info.corpus_sha256,
-            "disk_mb": round(sum(file.bytes for file in index.info.files.values()) / 1e6, 1),
-            "build_seconds": round(time.monotonic() - begin, 1),
-        }
+
+
+def _engine(config: IndexConfig) -> Engine:
+    return Engine(
+        kind=config.kind,
+        language=config.language,
+        embedder=config.embedder,
+        query_prompt=config.query_prompt,
+        passage_prompt=config.passage_prompt,
+        vectors=config.vectors,
+        reranker=config.reranker,
+        rerank_depth=config.rerank_depth,
+        uri=config.uri,
+        urls=config.urls,
+        name=config.name,
+        device=config.device,
+        workers=config.workers or os.cpu_count() or 1,
     )
-    return index
 
 
-def estimate(source: Path, passages: int | None) -> str:
+def _reading(config: IndexConfig) -> Reading:
+    return Reading(
+        fields=config.fields,
+        other_fields=config.other_fields,
+        chunk_words=config.chunk_words,
+        chunk_tokens=config.chunk_tokens,
+        tokenizer=config.tokenizer,
+        overlap=config.overlap,
+        cut_records=config.cut_records,
+        hub_config=config.hub_config,
+        hub_split=config.hub_split,
+    )
+
+
+# ---- what is shown ---------------------------------------------------------------------------
+
+
+def estimate(size: CorpusSize, engine: Engine) -> str:
     """What building will take, in a sentence, from the corpus's size on disk.
 
-    The factors were measured on 8,000 to 180,000 Wikipedia paragraphs (5 to 115 MB). Packed files
-    (gzip, Parquet) unfold to about three times their size.
+    The factors were measured on 35,000 to 1,000,000 passages (docs/benchmarks.md).
     """
-    files = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
-    packed = (".gz", ".parquet")
-    size = sum(p.stat().st_size * (3 if p.suffix.lower() in packed else 1) for p in files) / 1e6
-    what = "the corpus" if passages is None else f"{passages:,} passages"
-    memory, disk = _BASE_MB + _MEMORY_FACTOR * size, _DISK_FACTOR * size
+    text = size.text_bytes / 1e6
+    if not text:
+        return "index: how large the data set is, is not known; watch the memory"
+    memory, disk = float(_BASE_MB), _PASSAGES_DISK * text
+    if engine.kind in ("bm25", "hybrid"):
+        memory += _BM25_MEMORY * text + _WORKER_MB * engine.workers
+        disk += _BM25_DISK * text
+    if engine.kind in ("dense", "hybrid") or engine.embedder:
+        memory += _MODEL_MB + _VECTOR_MEMORY * text
+        disk += _VECTOR_DISK * text
     return (
-        f"index: {what}, {size:,.1f} MB of text; needs about {memory:,.0f} MB of memory "
+        f"index: about {text:,.0f} MB of text; needs about {memory:,.0f} MB of memory "
         f"and {disk:,.0f} MB of disk"
     )
 
 
-_BASE_MB, _MEMORY_FACTOR, _DISK_FACTOR = 130, 4, 1.7
+_BASE_MB, _WORKER_MB, _MODEL_MB = 250, 200, 1200
+_BM25_MEMORY, _VECTOR_MEMORY = 0.9, 1.0
+_PASSAGES_DISK, _BM25_DISK, _VECTOR_DISK = 1.1, 2.0, 3.5
 
 
-def _lines(source: Path) -> int | None:
-    """Number of passages of a JSONL file, for the progress bar; unknown for other sources."""
-    if source.suffix != ".jsonl":
-        return None
-    with source.open("rb") as file:
-        return sum(1 for _ in file)
+@contextmanager
+def _bar(size: CorpusSize) -> Iterator[Callable[[int], None]]:
+    with tqdm(total=size.total, unit=size.unit, unit_scale=True, desc="read") as bar:
+
+        def advance(amount: int) -> None:
+            bar.update(amount)
+
+        yield advance
 
 
-def open_index(folder: Path) -> BM25Index:
-    """Open a finished index.
+@contextmanager
+def _rejects(folder: Path, *, append: bool = False) -> Iterator[Callable[[Reject], None]]:
+    """Keep what could not be read in a file, and say at the end what there was."""
+    reasons: Counter[str] = Counter()
+    path = folder / REJECTED
+    with path.open("a" if append else "w", encoding="utf-8") as file:
 
-    Raises:
-        SteperError: if the folder holds no finished index, or a damaged one.
-    """
-    require_finished(folder, stage="index")
-    return BM25Index.open(folder)
+        def keep(reject: Reject) -> None:
+            file.write(f"{to_json(reject)}\n")
+            if not reasons:
+                tqdm.write(f"left out: {reject.where}: {reject.reason}", file=sys.stderr)
+            reasons[reject.reason] += 1
+
+        yield keep
+    if reasons:
+        (reason, count), total = reasons.most_common(1)[0], reasons.total()
+        _say(f"{total:,} left out, {count:,} of them because: {reason} All in {path}")
+
+
+def _counts(folder: Path, info: IndexInfo, seconds: float) -> dict[str, Any]:
+    counts: dict[str, Any] = {"kind": info.kind, "passages": info.passages, "words": info.words}
+    if info.bm25:
+        counts["terms"] = info.bm25.terms
+    counts["duplicates"] = info.duplicates
+    with (folder / REJECTED).open("rb") as file:
+        counts["left_out"] = sum(1 for _ in file)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return counts | {
+        "corpus_sha256": info.corpus_sha256,
+        "disk_mb": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "build_seconds": round(seconds, 1),
+    }
 
 
 def index_table(folder: Path) -> str:
@@ -96,3 +199,7 @@ def index_table(folder: Path) -> str:
     counts = require_finished(folder, stage="index")["counts"]
     rows = [(name.replace("_", " "), str(value)) for name, value in counts.items()]
     return tabulate(rows, disable_numparse=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

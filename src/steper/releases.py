@@ -10,7 +10,6 @@ their records are read too, because their paragraphs still make a corpus.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydantic import Field
 
 from steper.chains import Triple, decomposition_chain, triple_chain
 from steper.prompts import one_line
+from steper.records import content_id
 from steper.types import STRICT, Passage, Question
 
 # ---- the records as they stand in the files --------------------------------------------------
@@ -170,9 +170,7 @@ def split_of(path: Path) -> str:
 
 def _passage(title: str, text: str) -> Passage:
     text = one_line(text)
-    # Titles hold no newline, so two different pairs never run together.
-    digest = hashlib.sha1(f"{title}\n{text}".encode(), usedforsecurity=False)
-    return Passage(id=digest.hexdigest()[:12], title=title, text=text)
+    return Passage(id=content_id(title, text), title=title, text=text)
 
 
 def _others(answer: str, aliases: Iterable[str]) -> tuple[str, ...]:

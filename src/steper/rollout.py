@@ -19,14 +19,14 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from steper.accounts import LEDGERS, Purse, paid
-from steper.config import MEANS, EvaluateConfig, ModelOptions, RolloutConfig
+from steper.config import MEANS, EvaluateConfig, RolloutConfig
 from steper.datasets import load_chains, load_questions, with_chains
 from steper.driver import Hope, Outcome, in_step, outcomes
 from steper.errors import SteperError
-from steper.index import open_index
 from steper.metrics import mean_interval
 from steper.models import API, RUN_SETTING, build_lm, telling, write_setting
 from steper.protocols import LM, Usage
+from steper.retrieval.indexes import describe_index, open_index
 from steper.setting import Setting
 from steper.store import Run, fingerprint, read_records
 from steper.templates import load_template
@@ -152,18 +152,21 @@ def open_purse(folder: Path, budget: float | None) -> Purse:
     return Purse(budget, spent=paid(*folder.glob(LEDGERS)), ledger=folder / "spent.log")
 
 
-def identity(config: ModelOptions, without: str) -> dict[str, Any]:
+def identity(config: RolloutConfig | EvaluateConfig, without: str) -> dict[str, Any]:
     """What of a configuration makes a run what it is, for its manifest."""
     # What files hold is among the manifest's inputs; their paths may be spelled otherwise.
     paths = ("out", "index", "questions", "chains")
     exclude = {*paths, *MEANS.split(), *without.split()}
-    return config.model_dump(mode="json", exclude=exclude) | {"endpoint": bool(config.base_url)}
+    return config.model_dump(mode="json", exclude=exclude) | {
+        "endpoint": bool(config.base_url),
+        "index": describe_index(config.index).fingerprint,
+    }
 
 
 def inputs(config: RolloutConfig | EvaluateConfig) -> dict[str, Path]:
     """The files whose content makes a run what it is, by name."""
     chains = {"chains": config.chains} if config.chains else {}
-    return {"index": config.index / "manifest.json", "questions": config.questions, **chains}
+    return {"questions": config.questions, **chains}
 
 
 def _named(prompt: str, setting: Setting) -> str:

@@ -323,6 +323,17 @@ class Run:
             write_json(manifest_path, manifest)
         return run
 
+    @classmethod
+    def amend(cls, path: Path) -> Run:
+        """Open a finished run to add to it; it stays finished throughout.
+
+        Raises:
+            SteperError: if another process works in the folder.
+        """
+        run = cls(path, _read_manifest(path / "manifest.json"))
+        run._lock()
+        return run
+
     def _lock(self) -> None:
         """Hold the folder until the stage is finished or the process ends, however it ends."""
         self._lock_file = (self.path / ".lock").open("w")

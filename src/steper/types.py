@@ -25,6 +25,12 @@ Stopped = Literal["answer", "limit", "stuck", "budget"]
 """What ended a run: the model answered; the last allowed step asked for the answer; a sentence came
 again, so the answer was asked for early; the passages or tokens allowed were used up."""
 
+IndexKind = Literal["bm25", "dense", "hybrid", "lancedb", "opensearch", "elasticsearch"]
+"""What searches: words, vectors, both fused; or an engine of its own, which can do all of these."""
+
+Vectors = Literal["float32", "int8", "pq"]
+"""How a vector's numbers are kept: as they are, in one byte each, or product-quantised."""
+
 STRICT: dict[str, str] = {"extra": "forbid"}
 """Makes pydantic refuse unknown fields when it reads one of these records from a file."""
 

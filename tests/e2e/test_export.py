@@ -207,7 +207,7 @@ def test_the_exact_way_trains_on_our_sequences(
     folder = evaluate(
         EvaluateConfig(
             model="student",
-            index=road.index,
+            index=str(road.index),
             questions=road.questions,
             out=Path("evaluation"),
             limit=2,

@@ -9,10 +9,17 @@ import pytest
 
 from models import save_tiny_model
 from steper.build import build, read_examples
-from steper.config import BuildConfig, EvaluateConfig, RolloutConfig, TrainConfig
+from steper.config import (
+    BuildConfig,
+    EvaluateConfig,
+    IndexConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from steper.corpus import read_corpus
 from steper.evaluate import evaluate
-from steper.index import build_index, open_index
+from steper.index import build_index
+from steper.retrieval.indexes import open_index
 from steper.rollout import read_questions, read_trajectories, rollout
 from steper.train import train
 
@@ -31,7 +38,7 @@ def indexed(
     """(data set, its folder, its index)."""
     name: str = request.param
     out = tmp_path_factory.mktemp(name) / "index"
-    build_index(shared_data / name / "corpus.jsonl", out)
+    build_index(IndexConfig(source=str(shared_data / name / "corpus.jsonl"), out=out))
     return name, shared_data / name, out
 
 
@@ -41,7 +48,7 @@ def test_recall_is_that_of_the_reference(indexed: tuple[str, Path, Path]) -> Non
     name, data, index = indexed
     questions = read_questions(data / "questions.jsonl", split=None, limit=None, chains=None)
     found = gold_recall(open_index(index), questions)
-    for interval, reference in zip(found.values(), RECALL[name], strict=True):
+    for interval, reference in zip(found.depths.values(), RECALL[name], strict=True):
         assert 100 * interval.value == pytest.approx(reference, abs=1.0)
 
 
@@ -52,7 +59,7 @@ def test_the_road_on_real_questions(
     people = shared_data / "human_chains.jsonl" if name == "hotpotqa" else None
     rolled = rollout(
         RolloutConfig(
-            index=index,
+            index=str(index),
             questions=data / "questions.jsonl",
             out=tmp_path / "rollout",
             chains=people,
@@ -73,7 +80,9 @@ def test_the_road_on_real_questions(
     assert counts["kept"] > len(trajectories) / 3
     assert {e.task for e in examples} == {"initialization", "expansion", "aggregation"}
 
-    texts = [p.text for p, _ in zip(read_corpus(data / "corpus.jsonl"), range(300), strict=False)]
+    texts = [
+        p.text for p, _ in zip(read_corpus(str(data / "corpus.jsonl")), range(300), strict=False)
+    ]
     model = save_tiny_model(tmp_path / "model", texts, positions=16384)
     # Two trajectories are enough for a few steps of a tiny student.
     keep = {e.trajectory_id for e in examples[:8]}
@@ -96,7 +105,7 @@ def test_the_road_on_real_questions(
     evaluated = evaluate(
         EvaluateConfig(
             model=str(trained / "student"),
-            index=index,
+            index=str(index),
             questions=data / "questions.jsonl",
             out=tmp_path / "evaluation",
             limit=2,

@@ -72,12 +72,16 @@ def test_questions_without_a_chain(road: Road, tmp_path: Path) -> None:
 
 
 CORPORA: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda folder: folder / "nowhere.jsonl", "does not exist"),
+    "missing": (lambda folder: folder / "nowhere.jsonl", "no such file or folder"),
     "empty": (lambda folder: write(folder / "c.jsonl"), "holds no passages"),
     "malformed": (lambda folder: write(folder / "c.jsonl", "[1]"), "c.jsonl:1"),
-    "duplicate": (
-        lambda folder: write(folder / "c.jsonl", *2 * [{"id": "a", "text": "x"}]),
-        "'a' is used twice",
+    "wrong field": (
+        lambda folder: write(folder / "c.jsonl", {"id": "a", "body": "Some words."}),
+        "--fields text COLUMN",
+    ),
+    "without words": (
+        lambda folder: write(folder / "c.jsonl", {"id": "a", "text": "?!"}),
+        "no passage holds a word",
     ),
 }
 
@@ -89,7 +93,7 @@ def test_corpus(tmp_path: Path, case: str) -> None:
     assert expected in refused("index", make(tmp_path), "--out", out)
     assert not (out / "info.json").exists()
     message = refused("recall", "--index", out, "--questions", write(tmp_path / "q", QUESTION))
-    assert "has not finished" in message or "no manifest.json" in message
+    assert "is not finished" in message or "no info.json" in message
 
 
 def test_a_student_is_asked_only_as_it_was_taught(road: Road, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steper.driver import run
-from steper.retrieval.bm25 import BM25Index
+from steper.retrieval.indexes import make_index
 from steper.setting import Setting
 from steper.store import to_json
 from steper.templates import LAYOUTS, load_template, shipped
@@ -45,7 +45,7 @@ def test_prompt(name: str, layout: PromptLayout, request: pytest.FixtureRequest)
 
 def test_teacher_trajectories(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     world = World.generate(seed=0, part="test", entities=120)
-    index = BM25Index.build(world.passages.values(), tmp_path)
+    index = make_index(world.passages.values(), tmp_path)
     setting = Setting("ircot", load_template("world"), k=2, max_steps=6)
     teacher = WorldTeacher(error_rate=0.1, seed=0)
     runs = run(world.questions(10, seed=0), setting=setting, retriever=index, lm=teacher)

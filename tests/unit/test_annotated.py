@@ -16,7 +16,7 @@ from steper.lm.annotated import AnnotatedTeacher
 from steper.metrics import score
 from steper.prompts import first_sentence
 from steper.protocols import Request
-from steper.retrieval.bm25 import BM25Index
+from steper.retrieval.indexes import make_index
 from steper.setting import Setting
 from steper.templates import load_template
 from steper.types import Hop, Passage, Question, Step, StrategyName
@@ -176,7 +176,7 @@ def asked_in_words(question: Question) -> Question:
 def test_it_asks_its_way_to_the_answers(tmp_path: Path, strategy: StrategyName) -> None:
     world = World.generate(seed=1, part="train", entities=120)
     questions = [asked_in_words(question) for question in world.questions(60, seed=1)]
-    index = BM25Index.build(list(world.passages.values()), tmp_path / "index")
+    index = make_index(list(world.passages.values()), tmp_path / "index")
     setting = Setting(strategy, load_template("world"), k=4, max_steps=6)
     results = list(run(questions, setting=setting, retriever=index, lm=AnnotatedTeacher()))
     right = [score(r.answer, r.question.answers).em for r in results]

@@ -318,8 +318,8 @@ def test_passages_come_once_with_stable_ids(array: Write) -> None:
         ("Roy Clark", "Roy Clark sang. He hosted Hee Haw."),
         ("Roy Clark", "Another text."),
     ]
-    # The first 12 hex digits of SHA-1 over title, newline, text: pinned, since corpora keep them.
-    assert passages[2].id == "c0acbec7c45a"
+    # The first 16 hex digits of SHA-256 over title, newline, text: pinned, since corpora keep them.
+    assert passages[2].id == "79004a336b8f59d1"
     assert len({p.id for p in passages}) == 3
 
 

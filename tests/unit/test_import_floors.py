@@ -20,8 +20,8 @@ FLOORS = (
     "prose",  # pure
     "records releases datasets corpus retrieval accounts batching lm world templates models driver "
     "judge plots attention batches audit trainer students memory",  # the outside world
-    "index cluster rollout build preflight train evaluate recall report trajectories ask export "
-    "demo",  # the verbs
+    "index serve cluster rollout build preflight train evaluate recall report trajectories ask "
+    "export demo",  # the verbs
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steper.config import IndexConfig
 from steper.errors import SteperError
-from steper.index import build_index, open_index
+from steper.index import build_index
+from steper.retrieval.indexes import open_index
 
 
 @pytest.fixture
@@ -18,55 +23,113 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
+def build(source: Path, out: Path, **options: Any) -> Path:
+    return build_index(IndexConfig(source=str(source), out=out, workers=1, **options))
+
+
 def test_the_same_command_reuses_a_finished_index(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "index"
-    build_index(corpus, out)
+    out = build(corpus, tmp_path / "index")
     before = (out / "passages.jsonl").stat().st_mtime_ns
-    assert len(build_index(corpus, out)) == 1
+    assert open_index(build(corpus, out)).info.passages == 1
     assert (out / "passages.jsonl").stat().st_mtime_ns == before
 
 
 def test_another_corpus_or_language_is_refused(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "index"
-    build_index(corpus, out)
+    out = build(corpus, tmp_path / "index")
     with pytest.raises(SteperError, match=r"config\.language: 'en' there, 'de' now"):
-        build_index(corpus, out, language="de")
+        build(corpus, out, language="de")
     corpus.write_text('{"text": "Other."}\n', encoding="utf-8")
     with pytest.raises(SteperError, match=r"input\.corpus"):
-        build_index(corpus, out)
+        build(corpus, out)
 
 
-def test_an_interrupted_build_is_not_opened_and_starts_again(corpus: Path, tmp_path: Path) -> None:
-    good = corpus.read_bytes()
-    corpus.write_bytes(good + b"{\n")
+def test_an_index_made_twice_is_the_same(corpus: Path, tmp_path: Path) -> None:
+    one, other = (open_index(build(corpus, tmp_path / name)).info for name in ("a", "b"))
+    assert one.fingerprint == other.fingerprint
+
+
+def test_an_interrupted_build_is_not_opened_and_starts_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "index"
-    with pytest.raises(SteperError, match=r"corpus\.jsonl:2"):
-        build_index(corpus, out)
-    with pytest.raises(SteperError, match="has not finished"):
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steper.retrieval.bm25.build_postings", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(corpus, out)
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running"
+    with pytest.raises(SteperError, match="not finished"):
         open_index(out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["status"] == "running"
+    assert open_index(build(corpus, out)).search(["show"], 1)[0][0].id == "a"
+
+
+def test_what_cannot_be_read_is_kept_apart(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b'{\n{"text": ""}\n{"id": "a", "text": "Another."}\n')
+    out = build(corpus, tmp_path / "index")
+    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [reject["where"].partition(":")[2][:1] for reject in rejected[:2]] == ["2", "3"]
+    assert "used twice" in rejected[2]["reason"]
+    assert all(reject["reason"] and reject["fix"] for reject in rejected)
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    assert (counts["passages"], counts["left_out"]) == (1, 3)
+    assert "3 left out" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_build_in_one_folder(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    hold = (
+        "import sys; from pathlib import Path; from steper.store import Run\n"
+        "from steper.config import IndexConfig; import steper.index as verb\n"
+        "def wait(*_, **__): print('holding', flush=True); sys.stdin.read()\n"
+        "verb.make_index = wait\n"
+        f"verb.build_index(IndexConfig(source={str(corpus)!r}, out=Path({str(out)!r}), workers=1))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holding\n"
+        with pytest.raises(SteperError, match="another process is working in this folder"):
+            build(corpus, out)
+        other.kill()
+    assert open_index(build(corpus, out)).info.passages == 1
 
 
 def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SteperError, match=r"holds no manifest\.json"):
+    with pytest.raises(SteperError, match=r"holds no info\.json"):
         open_index(tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(SteperError, match="not empty"):
-        build_index(tmp_path / "file", tmp_path)
+        build(tmp_path / "file", tmp_path)
 
 
 def test_an_index_inside_its_corpus_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Some words.")
     with pytest.raises(SteperError, match="inside the corpus folder"):
-        build_index(tmp_path, tmp_path / "index")
+        build(tmp_path, tmp_path / "index")
     assert not (tmp_path / "index").exists()
+
+
+def test_an_index_of_words_cannot_be_added_to_and_says_why(corpus: Path, tmp_path: Path) -> None:
+    out = build(corpus, tmp_path / "index")
+    before = (out / "info.json").read_bytes()
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"text": "More."}\n')
+    with pytest.raises(SteperError, match="what a word weighs"):
+        build(more, out, add=True)
+    assert (out / "info.json").read_bytes() == before
+    assert open_index(out).info.passages == 1
 
 
 def test_building_says_what_it_takes(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build_index(corpus, tmp_path / "index")
+    build(corpus, tmp_path / "index")
     said = capsys.readouterr()
-    assert "1 passages, 0.0 MB of text; needs about" in said.err
+    assert "0 MB of text; needs about" in said.err
     assert said.out == ""

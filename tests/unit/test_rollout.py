@@ -13,7 +13,7 @@ from faults import Call, Stub, http, said
 from road import rollout_config
 from steper import rollout as module
 from steper.accounts import Prices, Purse, paid
-from steper.config import EvaluateConfig, RolloutConfig
+from steper.config import EvaluateConfig, IndexConfig, RolloutConfig
 from steper.driver import HOPELESS
 from steper.errors import BudgetSpent, CompletionError, Outage, SteperError
 from steper.evaluate import evaluate
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = World.generate(seed=0, part="train", entities=60)
     write_records(path / "corpus.jsonl", world.passages.values())
     write_records(path / "questions.jsonl", world.questions(QUESTIONS, seed=0))
-    build_index(path / "corpus.jsonl", path / "index")
+    build_index(IndexConfig(source=str(path / "corpus.jsonl"), out=path / "index"))
     return path
 
 
@@ -238,7 +238,7 @@ def test_evaluation_takes_the_options_of_a_rollout(
 ) -> None:
     config = EvaluateConfig(
         model="world",
-        index=folder / "index",
+        index=str(folder / "index"),
         questions=folder / "questions.jsonl",
         out=tmp_path / "out",
         strategy="interleaved",
@@ -369,7 +369,7 @@ def test_after_a_typo_in_the_models_name_the_folder_can_be_used(
             base_url=(stub.url,),
             api="completions",
             prompt="world",
-            index=folder / "index",
+            index=str(folder / "index"),
             questions=folder / "questions.jsonl",
             out=tmp_path / "out",
         )
@@ -390,7 +390,7 @@ def test_two_students_served_under_one_name_are_not_taken_for_each_other(
                     base_url=(stub.url,),
                     api="completions",
                     prompt="world",
-                    index=folder / "index",
+                    index=str(folder / "index"),
                     questions=folder / "questions.jsonl",
                     out=tmp_path / said_by,
                 )

@@ -14,7 +14,7 @@ from steper.driver import run
 from steper.metrics import score
 from steper.prompts import statement_of
 from steper.protocols import Completion, Finish, Generate, Request, Search, Usage
-from steper.retrieval.bm25 import BM25Index
+from steper.retrieval.indexes import make_index
 from steper.setting import Setting
 from steper.strategies import build_strategy
 from steper.strategies.limits import Limits
@@ -239,7 +239,7 @@ def test_the_worlds_teacher_asks_its_way_to_every_answer(
     """Chains of up to four hops in the paper's five steps, searching in well under every step."""
     world = World.generate(seed=1, part="train", entities=120, split=split)
     questions = world.questions(60, seed=1)
-    index = BM25Index.build(list(world.passages.values()), tmp_path / "index")
+    index = make_index(list(world.passages.values()), tmp_path / "index")
     setting = Setting(strategy, load_template("world"), k=4, max_steps=5)
     results = list(
         run(questions, setting=setting, retriever=index, lm=WorldTeacher(error_rate=0.0))

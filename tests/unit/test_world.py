@@ -14,8 +14,8 @@ import pytest
 from fakes import texts
 from steper.driver import run
 from steper.metrics import score
-from steper.protocols import Request
-from steper.retrieval.bm25 import BM25Index
+from steper.protocols import Request, Retriever
+from steper.retrieval.indexes import make_index
 from steper.setting import Setting
 from steper.templates import load_template
 from steper.types import Passage, Question, Step
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_world() -> None:
     assert one != World.generate(seed=6, part="test", entities=60)
 
 
-def accuracy(error_rate: float, index: BM25Index, questions: list[Question]) -> float:
+def accuracy(error_rate: float, index: Retriever, questions: list[Question]) -> float:
     teacher = WorldTeacher(error_rate=error_rate, seed=0)
     runs = list(run(questions, setting=SETTING, retriever=index, lm=teacher))
     return sum(score(r.answer, r.question.answers).em for r in runs) / len(runs)
@@ -121,7 +121,7 @@ class _Everything:
 
 
 def test_a_teacher_that_errs_is_wrong_more_often(worlds: dict[Part, World], tmp_path: Path) -> None:
-    index = BM25Index.build(worlds["test"].passages.values(), tmp_path)
+    index = make_index(worlds["test"].passages.values(), tmp_path)
     questions = worlds["test"].questions(80, seed=4)
     careful, careless = accuracy(0.0, index, questions), accuracy(0.3, index, questions)
     assert careful > 0.9 and 0.2 < careless < 0.75 * careful

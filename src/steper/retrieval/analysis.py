@@ -3,15 +3,23 @@
 Passages and queries must be analyzed alike, today and after the libraries have moved on. So the
 settings hold everything, the stopwords too, and an index stores them.
 
->>> Analyzer(settings("en")).terms("The bands hosted shows.")
-['band', 'host', 'show']
+Scripts that are written without spaces between words, and Korean, whose words carry their
+particles, become pairs of neighboring characters, as search engines do it: 서울은 ("Seoul" as a
+topic) gives 서울 and 울은, so that 서울 finds it.
+
+>>> Analyzer(settings("en")).terms("The bands hosted shows in 서울은.")
+['band', 'host', 'show', '서울', '울은']
 """
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import regex
 
 from steper.errors import SteperError
 from steper.types import STRICT
@@ -32,6 +40,17 @@ STEMMERS = {
 }
 """Language code to the name of its Snowball stemmer; all have a stopword list in bm25s."""
 
+IN_PAIRS = ("ja", "ko", "th", "zh")
+"""Languages that need no stemmer: their text becomes pairs of characters, whatever is chosen."""
+
+WORD = r"\w\w+"
+"""A word; marks that belong to a letter, as the vowel signs of Hindi, are part of it."""
+
+PAIRED = "".join(
+    rf"\p{{{script}}}" for script in ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao")
+)
+"""The scripts whose runs become pairs of characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnalyzerSettings:
@@ -39,7 +58,10 @@ class AnalyzerSettings:
 
     Attributes:
         language: the code the user gave, as "en".
+        normal_form: Unicode form that text is brought to first; a letter and its accent may be
+            written as one character or as two, and Korean syllables as one or as three.
         word_pattern: regular expression of one word in lower-case text.
+        paired: the characters, as in a regular expression's brackets, that are taken in pairs.
         stopwords: words left out, compared before stemming.
         stemmer: name of the Snowball algorithm, ``None`` to leave words as they are.
     """
@@ -47,7 +69,9 @@ class AnalyzerSettings:
     __pydantic_config__ = STRICT
 
     language: str
+    normal_form: Literal["NFC", "NFKC"]
     word_pattern: str
+    paired: str
     stopwords: tuple[str, ...]
     stemmer: str | None
 
@@ -58,19 +82,23 @@ def settings(language: str) -> AnalyzerSettings:
     Raises:
         SteperError: if the language has no stemmer and stopwords here.
     """
-    if language != "none" and language not in STEMMERS:
+    if language not in (*STEMMERS, *IN_PAIRS, "none"):
         raise SteperError(
             f"unknown language {language!r}.",
             where="--language",
-            fix=f"Choose one of {', '.join(STEMMERS)}, or none.",
+            fix=f"Choose one of {', '.join(sorted((*STEMMERS, *IN_PAIRS)))}, or none.",
         )
-    from bm25s.tokenization import _infer_stopwords
+    from bm25s import stopwords
 
+    name = STEMMERS.get(language, "")
+    listed = getattr(stopwords, f"STOPWORDS_{'EN' if language == 'en' else name.upper()}", ())
     return AnalyzerSettings(
         language=language,
-        word_pattern=r"\b\w\w+\b",
-        stopwords=tuple(_infer_stopwords(None if language == "none" else language)),
-        stemmer=STEMMERS.get(language),
+        normal_form="NFKC",
+        word_pattern=WORD,
+        paired=PAIRED,
+        stopwords=tuple(listed),
+        stemmer=name or None,
     )
 
 
@@ -83,20 +111,48 @@ class Analyzer:
 
     def __init__(self, settings: AnalyzerSettings) -> None:
         self.settings = settings
-        self._words = re.compile(settings.word_pattern).findall
+        self._words: Callable[[str], list[str]] = regex.compile(settings.word_pattern).findall
+        self._paired = regex.compile(f"[{settings.paired}]").search
+        # A run of such characters with their marks, or what stands between two runs.
+        self._runs = regex.compile(
+            rf"[{settings.paired}][{settings.paired}\p{{M}}ー]*|[^{settings.paired}]+"
+        ).findall
         self._stopwords = frozenset(settings.stopwords)
-        self._stem: Callable[[list[str]], list[str]] = (
-            list if settings.stemmer is None else _stemmer(settings.stemmer)
+        self._stem: Callable[[str], str] = (
+            str if settings.stemmer is None else _stemmer(settings.stemmer)
         )
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, in order and in lower case, before stopwords and stemmer."""
+        if text.isascii():
+            return self._words(text.lower())
+        text = unicodedata.normalize(self.settings.normal_form, text).lower()
+        if not self._paired(text):
+            return self._words(text)
+        return [
+            word
+            for run in self._runs(text)
+            for word in (_pairs(run) if self._paired(run) else self._words(run))
+        ]
+
+    def term(self, word: str) -> str | None:
+        """The term that a word is searched by; ``None`` for a stopword."""
+        return None if word in self._stopwords else self._stem(word)
 
     def terms(self, text: str) -> list[str]:
         """The terms of a text, in order, repeated where the words are."""
-        words = self._words(text.lower())
-        return self._stem([word for word in words if word not in self._stopwords])
+        found = (self.term(word) for word in self.words(text))
+        return [term for term in found if term is not None]
 
 
-def _stemmer(name: str) -> Callable[[list[str]], list[str]]:
+def _pairs(run: str) -> list[str]:
+    """Neighboring characters of a run, each with its marks; a single one stands for itself."""
+    letters = regex.findall(r"\X", run)
+    return [a + b for a, b in pairwise(letters)] or letters
+
+
+def _stemmer(name: str) -> Callable[[str], str]:
     import Stemmer
 
-    stem: Callable[[list[str]], list[str]] = Stemmer.Stemmer(name).stemWords
+    stem: Callable[[str], str] = Stemmer.Stemmer(name).stemWord
     return stem

@@ -1,239 +1,276 @@
 """BM25: ranks passages by the words they share with the query, rare words counting more.
 
-bm25s computes every (term, passage) score once, when the index is built; a search adds up the
-rows of the query's terms. The index is a folder that holds all it needs, its analysis included:
-the arrays are mapped into memory, not read, and passages are looked up on disk.
+Every (term, passage) score was computed when the index was built (see ``postings``); a search adds
+up the columns of the query's terms. Nothing is read on opening: arrays and terms are mapped into
+memory, and passages are looked up on disk.
 
->>> index = BM25Index.open(Path("runs/index"))  # doctest: +SKIP
+A question's frequent words are in many passages and decide little. So the rare ones are added up
+first; once the passages found so far cannot be overtaken by any other, the frequent words are only
+looked up for them ("MaxScore": Turtle and Flood, 1995). The result is exact.
+
+>>> index = open_index("runs/index")  # doctest: +SKIP
 >>> index.search(["Who hosted Hee Haw?"], k=4)[0][0].title  # doctest: +SKIP
 'Hee Haw'
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import mmap
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steper.errors import SteperError
 from steper.retrieval.analysis import Analyzer, settings
-from steper.retrieval.info import (
-    FORMAT_VERSION,
-    INFO,
-    REBUILD,
-    IndexInfo,
-    check_files,
-    file_info,
-    read_info,
+from steper.retrieval.info import PASSAGES, REBUILD, BM25Info, IndexInfo, check_request
+from steper.retrieval.passages import PassageFile, searched
+from steper.retrieval.postings import (
+    DATA,
+    INDICES,
+    INDPTR,
+    K1,
+    PEAKS,
+    TERM_ENDS,
+    TERMS,
+    B,
+    build_postings,
 )
-from steper.retrieval.passages import PassageFile
-from steper.store import write_json
 from steper.types import Passage
 
-_BM25 = "bm25"
-"""The folder of bm25s' own files; ``bm25s.BM25.load`` opens it as well."""
+BM25 = "bm25"
+"""The folder of its files; ``bm25s.BM25.load`` opens it as well."""
 
-_DATA, _INDICES, _INDPTR = (
-    f"{_BM25}/{name}.csc.index.npy" for name in ("data", "indices", "indptr")
-)
-_VOCABULARY = f"{_BM25}/vocab.index.json"
-_PASSAGES = "passages.jsonl"
-_FILES = (
-    _DATA,
-    _INDICES,
-    _INDPTR,
-    _VOCABULARY,
-    f"{_BM25}/params.index.json",
-    _PASSAGES,
-    "offsets.npy",
-)
+MAX_TERMS = 1024
+"""Distinct terms of a query that count, its first; a pasted book would take minutes."""
 
 _PROBE_CHARACTERS = 1000
 
 
+def build_bm25(
+    passages: PassageFile, folder: Path, *, language: str = "en", workers: int = 1
+) -> BM25Info:
+    """Write the BM25 files of the passages into an index folder.
+
+    Args:
+        passages: the corpus.
+        folder: the index folder; the files go to ``bm25/`` in it.
+        language: a key of ``analysis.STEMMERS`` or one of ``analysis.IN_PAIRS``, or ``none``.
+        workers: processes that analyze text.
+
+    Raises:
+        SteperError: if the language is unknown or there is nothing to search by.
+    """
+    analyzer = Analyzer(settings(language))
+    (folder / BM25).mkdir(exist_ok=True)
+    terms = build_postings(passages, folder / BM25, analyzer.settings, workers=workers)
+    if not terms:
+        raise SteperError(
+            "no passage holds a word to search by.",
+            where="corpus",
+            fix="Words are runs of two or more letters or digits, stopwords left out.",
+        )
+    return BM25Info(
+        analyzer=analyzer.settings,
+        terms=terms,
+        k1=K1,
+        b=B,
+        stemmer_version=version("PyStemmer"),
+        probe=_probe(analyzer, passages[0]),
+    )
+
+
 class BM25Index:
-    """A searchable corpus; fits ``protocols.Retriever``. Searching from several threads is safe.
+    """A searchable corpus; fits ``info.Index``. Searching from several threads is safe.
 
     Attributes:
         info: what the index is made of.
         passages: the corpus, in the order it was read.
     """
 
-    def __init__(
-        self,
-        info: IndexInfo,
-        passages: Sequence[Passage],
-        *,
-        vocabulary: Mapping[str, int],
-        columns: Mapping[str, NDArray[Any]],
-    ) -> None:
-        self.info, self.passages = info, passages
-        self._vocabulary = vocabulary
-        # Sparse columns, one a term: its passages are indices[indptr[t]:indptr[t + 1]], ascending,
-        # and their scores stand in data at the same places.
-        self._data, self._indices = columns["data"], columns["indices"]
-        self._indptr = columns["indptr"]
-        self._analyzer = Analyzer(info.analyzer)
+    def __init__(self, folder: Path, info: IndexInfo) -> None:
+        """Open the index of a folder whose ``info.json`` says this of it.
+
+        Raises:
+            SteperError: if a file is damaged, or words are stemmed otherwise than they were.
+        """
+        assert info.bm25 is not None
+        self.info = info
+        self.passages = PassageFile(folder / PASSAGES)
+        self._analyzer = Analyzer(info.bm25.analyzer)
+        try:
+            self._data, self._indices, self._indptr, self._peaks = (
+                # asarray: slices of a plain array cost less than those of a memmap.
+                np.asarray(np.load(folder / BM25 / name, mmap_mode="r"))
+                for name in (DATA, INDICES, INDPTR, PEAKS)
+            )
+            self._terms = _Terms(folder / BM25)
+        except (OSError, ValueError) as error:
+            raise SteperError(
+                f"an index file is damaged: {error}.", where=str(folder / BM25), fix=REBUILD
+            ) from None
+        self._scratch = threading.local()
+        if _probe(self._analyzer, self.passages[0]) != info.bm25.probe:
+            raise SteperError(
+                f"the index was built with PyStemmer {info.bm25.stemmer_version}, which stems "
+                f"words otherwise than the installed {version('PyStemmer')}.",
+                where=str(folder),
+                fix="Install that version, or build the index again.",
+            )
 
     def __len__(self) -> int:
         return len(self.passages)
 
-    # ---- building ----------------------------------------------------------------------------
-
-    @classmethod
-    def build(cls, passages: Iterable[Passage], folder: Path, *, language: str = "en") -> Self:
-        """Write an index of the passages into a folder and open it.
-
-        Args:
-            passages: taken one by one; ids are distinct, as ``read_corpus`` makes sure. Only their
-                terms are held in memory, 8 bytes a word.
-            folder: where to; files of an earlier, interrupted build are overwritten.
-            language: a key of ``analysis.STEMMERS``, or ``none``.
-
-        Raises:
-            SteperError: if the language is unknown or there is nothing to search by.
-        """
-        import bm25s
-
-        # bm25s sets its own logger to DEBUG when it is imported.
-        logging.getLogger("bm25s").setLevel(logging.WARNING)
-        analyzer = Analyzer(settings(language))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / INFO).unlink(missing_ok=True)
-        counts = _Counts()
-        written = PassageFile.write(folder / _PASSAGES, counts.watch(passages, analyzer))
-        if not counts.vocabulary:
-            raise SteperError(
-                "no passage holds a word to search by.",
-                where="corpus",
-                fix="Words are runs of two or more letters or digits, stopwords left out.",
-            )
-        bm25 = bm25s.BM25()
-        terms = (counts.term_ids, counts.vocabulary)
-        bm25.index(terms, create_empty_token=False, show_progress=False)
-        bm25.save(folder / _BM25, show_progress=False)
-        files = {name: file_info(folder / name) for name in _FILES}
-        info = IndexInfo(
-            format_version=FORMAT_VERSION,
-            passages=len(written),
-            words=counts.words,
-            terms=len(counts.vocabulary),
-            analyzer=analyzer.settings,
-            k1=bm25.k1,
-            b=bm25.b,
-            method=bm25.method,
-            bm25s_version=version("bm25s"),
-            stemmer_version=version("PyStemmer"),
-            probe=_probe(analyzer, written[0]),
-            corpus_sha256=files[_PASSAGES].sha256,
-            files=files,
-        )
-        write_json(folder / INFO, asdict(info))
-        return cls.open(folder)
-
-    # ---- opening -----------------------------------------------------------------------------
-
-    @classmethod
-    def open(cls, folder: Path, *, verify: bool = False) -> Self:
-        """Open a saved index without reading it into memory, but for its vocabulary.
-
-        Args:
-            folder: where the index was saved.
-            verify: whether to hash the large files too, which reads all of them.
-
-        Raises:
-            SteperError: naming the file that is missing, truncated or changed, or if the index
-                was made by another format or stems words otherwise than this installation.
-        """
-        info = read_info(folder)
-        check_files(folder, info, verify=verify)
-        try:
-            arrays = {
-                # asarray: slices of a plain array cost less than those of a memmap.
-                name: np.asarray(np.load(folder / file, mmap_mode="r"))
-                for name, file in (("data", _DATA), ("indices", _INDICES), ("indptr", _INDPTR))
-            }
-            vocabulary = json.loads((folder / _VOCABULARY).read_bytes())
-        except ValueError as error:
-            raise SteperError(
-                f"an index file is damaged: {error}.", where=str(folder), fix=REBUILD
-            ) from None
-        index = cls(info, PassageFile(folder / _PASSAGES), vocabulary=vocabulary, columns=arrays)
-        if _probe(index._analyzer, index.passages[0]) != info.probe:
-            raise SteperError(
-                f"the index was built with PyStemmer {info.stemmer_version}, which stems words "
-                f"otherwise than the installed {version('PyStemmer')}.",
-                where=str(folder),
-                fix="Install that version, or build the index again.",
-            )
-        return index
-
-    # ---- searching ---------------------------------------------------------------------------
-
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return, for each query, at most ``k`` passages sharing a term with it, best first.
 
-        Passages of equal score come in corpus order. A query without a known term gives ``[]``.
+        Passages of equal score come in corpus order. A query without a known term gives ``[]``;
+        of a very long one the first ``MAX_TERMS`` known terms count.
 
         Raises:
             SteperError: if ``k`` is less than 1.
         """
-        if isinstance(queries, str):
-            raise TypeError("queries must be a sequence of strings, not one string")
-        if k < 1:
-            raise SteperError(f"k is {k}, but must be at least 1.", where="k")
+        check_request(queries, k)
         return [[self.passages[int(i)] for i in self.rank(query, k)[0]] for query in queries]
 
-    def rank(self, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def rank(self, query: str, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The numbers of the best passages and their scores, each of length at most ``k``."""
-        scores = np.zeros(len(self), dtype=np.float32)
-        found = (self._vocabulary.get(term) for term in self._analyzer.terms(query))
+        found = (self._terms.number(term) for term in self._analyzer.terms(query))
         counts = Counter(term for term in found if term is not None)
-        # In a fixed order, because a float sum depends on it. A repeated word is read once.
-        for term in sorted(counts):
-            begin, end = self._indptr[term], self._indptr[term + 1]
-            scores[self._indices[begin:end]] += counts[term] * self._data[begin:end]
-        hits = np.flatnonzero(scores)
-        if len(hits) > k:
-            # Keep every passage that ties with the k-th, then let the order below decide.
-            kth = np.partition(scores[hits], len(hits) - k)[len(hits) - k]
-            hits = hits[scores[hits] >= kth]
-        best = hits[np.lexsort((hits, -scores[hits]))][:k]
-        return best, scores[best]
+        terms = dict(islice(counts.items(), MAX_TERMS))
+        passages = self._candidates(terms, k)
+        scores = np.zeros(len(passages), dtype=np.float32)
+        # In a fixed order, because a float sum depends on it.
+        for term in sorted(terms):
+            at, hit = self._lookup(term, passages)
+            scores[hit] += terms[term] * self._data[at]
+        best = np.lexsort((passages, -scores))[:k]
+        return passages[best], scores[best]
+
+    # ---- the passages that can be among the best -----------------------------------------------
+
+    def _candidates(self, terms: dict[int, int], k: int) -> NDArray[np.int32]:
+        """The passages among which the best ``k`` are, ascending; few more than those.
+
+        Args:
+            terms: the query's terms, with how often each is in it.
+            k: how many are wanted.
+        """
+        order = sorted(terms, key=lambda term: (self._indptr[term + 1] - self._indptr[term], term))
+        # What the terms from each on can add to a score, at most.
+        most = np.cumsum([terms[t] * self._peaks[t] for t in reversed(order)])[::-1]
+        sums = self._zeros()
+        found: list[NDArray[np.int32]] = []
+        floor, done = 0.0, 0
+        while done < len(order) and most[done] >= floor:
+            passages, scores = self._column(order[done], terms)
+            before = sums[passages]
+            scores += before
+            sums[passages] = scores
+            found.append(passages[before == 0])
+            floor = _raised(floor, scores, k)
+            done += 1
+        # No other passage can reach the best k any more; some of those found cannot, either.
+        touched = passages = np.concatenate(found) if found else np.empty(0, dtype=np.int32)
+        for place, term in enumerate(order[done:], start=done):
+            scores = sums[passages]
+            passages = passages[scores + most[place] >= floor]
+            self._add(term, terms, sums, passages)
+            floor = _raised(floor, sums[passages], k)
+        passages = passages[sums[passages] >= floor]
+        passages.sort()
+        sums[touched] = 0  # for the next query of this thread
+        return passages
+
+    def _column(
+        self, term: int, counts: dict[int, int]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The passages that hold a term, and what it adds to their scores."""
+        column = slice(self._indptr[term], self._indptr[term + 1])
+        return self._indices[column], counts[term] * self._data[column]
+
+    def _add(
+        self,
+        term: int,
+        counts: dict[int, int],
+        sums: NDArray[np.float32],
+        passages: NDArray[np.int32],
+    ) -> None:
+        """Add a term's scores to the sums of passages that have a sum already."""
+        if len(passages) * _LOOKUP < self._indptr[term + 1] - self._indptr[term]:
+            at, hit = self._lookup(term, passages)
+            sums[passages[hit]] += counts[term] * self._data[at]
+        else:
+            holders, scores = self._column(term, counts)
+            before = sums[holders]
+            begun = before > 0
+            sums[holders[begun]] = before[begun] + scores[begun]
+
+    def _lookup(
+        self, term: int, passages: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where in the arrays a term's entries for passages are, and which passages have one."""
+        begin, end = self._indptr[term], self._indptr[term + 1]
+        column = self._indices[begin:end]
+        at = np.searchsorted(column, passages)
+        hit = column[np.minimum(at, len(column) - 1)] == passages
+        return begin + at[hit], hit
+
+    def _zeros(self) -> NDArray[np.float32]:
+        """(passages,) zeros, one array a thread: every search leaves it as it found it."""
+        if not hasattr(self._scratch, "sums"):
+            self._scratch.sums = np.zeros(len(self), dtype=np.float32)
+        sums: NDArray[np.float32] = self._scratch.sums
+        return sums
 
 
-@dataclass(slots=True)
-class _Counts:
-    """The terms of the passages that have gone by, numbered by first use.
+_ROUNDING = 1 - 1e-5
+"""Sums in another order differ by less; a bound that much lower loses nothing."""
 
-    A set's order would change from run to run, and equal corpora would give unequal files.
-    """
-
-    vocabulary: dict[str, int] = field(default_factory=dict)
-    term_ids: list[list[int]] = field(default_factory=list)
-    words: int = 0
-
-    def watch(self, passages: Iterable[Passage], analyzer: Analyzer) -> Iterator[Passage]:
-        known = self.vocabulary
-        for passage in passages:
-            text = _searched(passage)
-            self.words += len(text.split())
-            self.term_ids.append([known.setdefault(t, len(known)) for t in analyzer.terms(text)])
-            yield passage
+_LOOKUP = 12
+"""Entries of a column that are added up in the time of one bisection in it."""
 
 
-def _searched(passage: Passage) -> str:
-    """The text of a passage that is searched."""
-    return f"{passage.title} {passage.text}"
+def _raised(floor: float, scores: NDArray[np.float32], k: int) -> float:
+    """A score that k passages reach, rounding allowed for, now that these scores are known."""
+    high = scores[scores > floor]
+    if len(high) < k:
+        return floor
+    return float(np.partition(high, len(high) - k)[len(high) - k]) * _ROUNDING
+
+
+class _Terms:
+    """The sorted terms on disk, found by bisection: a vocabulary of millions costs no memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ends: NDArray[Any] = np.asarray(np.load(folder / TERM_ENDS, mmap_mode="r"))
+        with (folder / TERMS).open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._bytes) != self._ends[-1]:
+            raise ValueError(f"{TERMS} does not fit {TERM_ENDS}")
+
+    def number(self, term: str) -> int | None:
+        """The number of a term, ``None`` if no passage has it."""
+        wanted = term.encode(errors="replace")
+        low, high = 0, len(self._ends)
+        while low < high:
+            middle = (low + high) // 2
+            if self._at(middle) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self._ends) and self._at(low) == wanted else None
+
+    def _at(self, number: int) -> bytes:
+        begin = int(self._ends[number - 1]) if number else 0
+        return self._bytes[begin : int(self._ends[number])]
 
 
 def _probe(analyzer: Analyzer, passage: Passage) -> tuple[str, ...]:
-    return tuple(analyzer.terms(_searched(passage)[:_PROBE_CHARACTERS]))
+    return tuple(analyzer.terms(searched(passage)[:_PROBE_CHARACTERS]))

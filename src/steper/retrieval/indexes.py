@@ -1,0 +1,400 @@
+"""Make and open indexes of every kind: the one place that knows all of them.
+
+An index folder holds ``info.json``, written last, so that a folder without it is no index. Its
+passages and every file beside it are described there.
+
+>>> index = make_index(passages, Path("runs/index"), Engine("hybrid"))  # doctest: +SKIP
+>>> open_index("runs/index").search(["Who hosted Hee Haw?"], k=4)  # doctest: +SKIP
+>>> open_index("http://localhost:8765").info.passages  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from steper.corpus import Reject
+from steper.errors import SteperError
+from steper.retrieval.info import (
+    FORMAT_VERSION,
+    INFO,
+    PASSAGES,
+    EmbedderInfo,
+    Index,
+    IndexInfo,
+    RerankerInfo,
+    check_files,
+    file_infos,
+    read_info,
+)
+from steper.retrieval.passages import PassageFile, Written, write_passages
+from steper.store import write_json
+from steper.types import IndexKind, Passage, Vectors
+
+if TYPE_CHECKING:
+    from steper.retrieval.embedding import Embedder
+
+EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
+"""Small enough for a laptop; larger models find more."""
+
+KNOWN = "known.npy"
+"""(2, passages) 64-bit hashes of ids and contents, where passages are kept in another engine: what
+is added later is compared with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What searches an index, and how.
+
+    Attributes:
+        kind: what searches.
+        language: of stopwords and stemmer, or ``none``.
+        embedder: makes vectors: a model's folder or hub id, or a loaded one; empty for the default
+            one where the kind needs one, and for words alone where it does not.
+        query_prompt: text put before every query; ``None`` for what the model's folder says.
+        passage_prompt: the same for passages.
+        vectors: how the vectors' numbers are kept; ``auto`` by how many there are.
+        reranker: folder or hub id of a cross-encoder; empty for none.
+        rerank_depth: how many passages it is shown.
+        uri: of a LanceDB database; empty for one in the index folder.
+        urls: of an OpenSearch or Elasticsearch cluster.
+        name: of the index there; empty for the folder's, in lower case.
+        device: a torch device for the embedder; empty for a GPU where there is one.
+        workers: processes that analyze text.
+    """
+
+    kind: IndexKind = "bm25"
+    language: str = "en"
+    embedder: str | Embedder = ""
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    vectors: Literal["auto"] | Vectors = "auto"
+    reranker: str = ""
+    rerank_depth: int = 50
+    uri: str = ""
+    urls: tuple[str, ...] = ()
+    name: str = ""
+    device: str = ""
+    workers: int = 1
+
+    def load_embedder(self) -> Embedder | None:
+        """The model that makes vectors; ``None`` where words are all that is searched."""
+        model = self.embedder or (EMBEDDER if self.kind in ("dense", "hybrid") else "")
+        if not model or self.kind == "bm25":
+            return None
+        if not isinstance(model, str):
+            return model
+        from steper.retrieval.embedding import Embedder
+
+        return Embedder(
+            model,
+            query_prompt=self.query_prompt,
+            passage_prompt=self.passage_prompt,
+            device=self.device,
+        )
+
+
+BM25 = Engine()
+
+
+def make_index(
+    passages: Iterable[Passage],
+    folder: Path,
+    engine: Engine = BM25,
+    *,
+    keep_duplicates: bool = False,
+    reject: Callable[[Reject], None] | None = None,
+) -> Index:
+    """Write an index of the passages into a folder and open it.
+
+    Args:
+        passages: taken one by one.
+        folder: where to; what an interrupted build left there is overwritten, but for vectors made
+            of the same passages by the same model, which are used.
+        engine: what is to search them.
+        keep_duplicates: whether to keep passages of equal title and text.
+        reject: told of passages whose id is taken; without it, the first of them is an error.
+
+    Raises:
+        SteperError: if there is nothing to search by, or a library, model or server is missing.
+    """
+    # Before the corpus is read: a model or library that is missing is told of at once.
+    embedder = engine.load_embedder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INFO).unlink(missing_ok=True)
+    written = write_passages(
+        folder / PASSAGES, passages, keep_duplicates=keep_duplicates, reject=reject
+    )
+    info = IndexInfo(
+        format_version=FORMAT_VERSION,
+        kind=engine.kind,
+        passages=len(written.passages),
+        words=written.words,
+        corpus_sha256=written.sha256,
+        files={},
+        duplicates=written.duplicates,
+        reranker=RerankerInfo(engine.reranker, engine.rerank_depth) if engine.reranker else None,
+    )
+    info = _build(written, folder, engine, embedder, info)
+    write_json(folder / INFO, asdict(replace(info, files=file_infos(folder, _files(folder)))))
+    return _open(folder, embedder)
+
+
+def _build(
+    written: Written, folder: Path, engine: Engine, embedder: Embedder | None, info: IndexInfo
+) -> IndexInfo:
+    """Have each engine of a kind build its part; returns the info with what they say."""
+    from steper.retrieval.bm25 import build_bm25
+
+    passages = written.passages
+    if engine.kind in ("bm25", "hybrid"):
+        bm25 = build_bm25(passages, folder, language=engine.language, workers=engine.workers)
+        info = replace(info, bm25=bm25)
+    if engine.kind in ("dense", "hybrid"):
+        from steper.retrieval.dense import build_dense
+
+        assert embedder is not None
+        dense = build_dense(
+            passages,
+            folder,
+            embedder=embedder,
+            vectors=engine.vectors,
+            corpus_sha256=written.sha256,
+        )
+        info = replace(info, dense=dense)
+    match engine.kind:
+        case "lancedb":
+            from steper.retrieval.lance import build_lance
+
+            table = build_lance(
+                passages, folder, uri=engine.uri, language=engine.language, embedder=embedder
+            )
+            info = replace(info, table=table)
+        case "opensearch" | "elasticsearch":
+            from steper.retrieval.search_server import build_on_server
+
+            server = build_on_server(
+                engine.kind,
+                passages,
+                urls=engine.urls,
+                name=engine.name or folder.name.lower(),
+                language=engine.language,
+                embedder=embedder,
+            )
+            info = replace(info, server=server)
+        case _:
+            return info
+    # The engine has the passages now.
+    np.save(folder / KNOWN, _hashes(passages))
+    _forget(passages)
+    return info
+
+
+def add_to_index(
+    passages: Iterable[Passage],
+    folder: Path,
+    *,
+    reject: Callable[[Reject], None] | None = None,
+) -> int:
+    """Add passages to an index that can grow; returns how many were not in it yet.
+
+    Readers go on with what they have, and an interrupted addition leaves the index as it was.
+
+    Raises:
+        SteperError: if the index is of a kind that cannot grow, or the engine cannot be reached.
+    """
+    info = read_info(folder)
+    check_files(folder, info, verify=False)
+    if info.table is None and info.server is None:
+        raise SteperError(
+            f"a {info.kind} index cannot be added to: what a word weighs, or how vectors are "
+            "quantised, depends on all passages.",
+            where=str(folder),
+            fix="Build one of the whole corpus, or one that grows: --kind lancedb.",
+        )
+    # What an interrupted addition noted stands behind the others.
+    known = np.load(folder / KNOWN)[:, : info.passages]
+    unknown = _unknown(passages, known)
+    first = next(unknown, None)
+    if first is None:
+        return 0
+    staged = folder / "added"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    new = write_passages(staged / PASSAGES, chain([first], unknown), reject=reject)
+    if info.table is not None:
+        from steper.retrieval.lance import add_to_lance
+
+        embedder = _same_embedder(info.table.embedder)
+        info = replace(info, table=add_to_lance(new.passages, folder, info, embedder=embedder))
+    elif info.server is not None:
+        from steper.retrieval.search_server import add_on_server
+
+        embedder = _same_embedder(info.server.embedder)
+        info = replace(info, server=add_on_server(new.passages, info, embedder=embedder))
+    both = f"{info.corpus_sha256}{new.sha256}".encode()
+    np.save(folder / KNOWN, np.concatenate([known, _hashes(new.passages)], axis=1))
+    info = replace(
+        info,
+        passages=info.passages + len(new.passages),
+        duplicates=info.duplicates + new.duplicates,
+        words=info.words + new.words,
+        corpus_sha256=hashlib.sha256(both).hexdigest(),
+    )
+    write_json(folder / INFO, asdict(info))
+    shutil.rmtree(staged)
+    return len(new.passages)
+
+
+def _same_embedder(info: EmbedderInfo | None) -> Embedder | None:
+    if info is None:
+        return None
+    from steper.retrieval.embedding import Embedder
+
+    return Embedder.from_info(info, None)
+
+
+# ---- opening ---------------------------------------------------------------------------------
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether an index is named by the address of a server."""
+    return str(where).startswith(("http://", "https://"))
+
+
+def describe_index(where: str | Path) -> IndexInfo:
+    """What an index is made of, without opening it.
+
+    Raises:
+        SteperError: if there is no finished index, or no server answers.
+    """
+    if is_url(where):
+        from steper.retrieval.remote import RemoteIndex
+
+        return RemoteIndex(str(where)).info
+    return read_info(Path(where))
+
+
+def open_index(where: str | Path) -> Index:
+    """Open a finished index: a folder, or the address of ``steper index serve``.
+
+    Raises:
+        SteperError: if there is none, a file of it is damaged, or what it needs is missing.
+    """
+    if is_url(where):
+        from steper.retrieval.remote import RemoteIndex
+
+        return RemoteIndex(str(where))
+    return _open(Path(where))
+
+
+def open_parts(where: str | Path) -> dict[str, Index]:
+    """The index, and before it each of the indexes that it is put together from, by name."""
+    index = open_index(where)
+    parts: dict[str, Index] = {}
+    from steper.retrieval.hybrid import HybridIndex
+    from steper.retrieval.rerank import Reranked
+
+    inner = index.index if isinstance(index, Reranked) else index
+    if isinstance(inner, HybridIndex):
+        parts |= dict(zip(("bm25", "dense"), inner.indexes, strict=True))
+    parts[index.info.kind] = inner
+    if isinstance(index, Reranked):
+        parts["reranked"] = index
+    return parts
+
+
+def verify_index(folder: Path) -> int:
+    """Compare every file of an index with what was written; returns how many there are.
+
+    Raises:
+        SteperError: naming the first file that is missing, truncated or changed.
+    """
+    info = read_info(folder)
+    check_files(folder, info, verify=True)
+    return len(info.files)
+
+
+def _open(folder: Path, embedder: Embedder | None = None) -> Index:
+    info = read_info(folder)
+    check_files(folder, info, verify=False)
+    index = _opened(folder, info, embedder)
+    if info.reranker is None:
+        return index
+    from steper.retrieval.rerank import Reranked
+
+    return Reranked(info, index)
+
+
+def _opened(folder: Path, info: IndexInfo, embedder: Embedder | None) -> Index:
+    from steper.retrieval.bm25 import BM25Index
+
+    match info.kind:
+        case "bm25":
+            return BM25Index(folder, info)
+        case "dense":
+            from steper.retrieval.dense import DenseIndex
+
+            return DenseIndex(folder, info, embedder=embedder)
+        case "hybrid":
+            from steper.retrieval.dense import DenseIndex
+            from steper.retrieval.hybrid import HybridIndex
+
+            dense = DenseIndex(folder, info, embedder=embedder)
+            return HybridIndex(info, (BM25Index(folder, info), dense))
+        case "lancedb":
+            from steper.retrieval.lance import LanceIndex
+
+            return LanceIndex(folder, info, embedder=embedder)
+        case "opensearch" | "elasticsearch":
+            from steper.retrieval.search_server import ServerIndex
+
+            return ServerIndex(info, embedder=embedder)
+
+
+# ---- what there is in a folder ---------------------------------------------------------------
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of an index, but for those that its run or another engine accounts for."""
+    for name in (PASSAGES, "offsets.npy"):
+        if (folder / name).exists():
+            yield folder / name
+    for part in ("bm25", "dense"):
+        yield from (path for path in (folder / part).rglob("*") if path.is_file())
+
+
+def _forget(passages: PassageFile) -> None:
+    passages.path.unlink()
+    passages.path.with_name("offsets.npy").unlink()
+
+
+def _hashes(passages: Iterable[Passage]) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """(2, passages): hashes of ids, and of titles and texts."""
+    found = array("Q")
+    for passage in passages:
+        found.extend(_hash_pair(passage))
+    return np.frombuffer(found, dtype=np.uint64).reshape(-1, 2).T
+
+
+def _hash_pair(passage: Passage) -> tuple[int, int]:
+    parts = (passage.id, " ".join(f"{passage.title}\n{passage.text}".split()))
+    one, other = (hashlib.blake2b(part.encode(), digest_size=8).digest() for part in parts)
+    return int.from_bytes(one, "big"), int.from_bytes(other, "big")
+
+
+def _unknown(passages: Iterable[Passage], known: Any) -> Iterator[Passage]:
+    """Those whose id and content are not among the known ones."""
+    ids, contents = (set(row.tolist()) for row in known)
+    for passage in passages:
+        id_, content = _hash_pair(passage)
+        if id_ not in ids and content not in contents:
+            yield passage
