@@ -159,7 +159,10 @@ def split_passages(
     ['One two three.', 'Four five six.', 'Seven eight nine.']
     """
     folded, spans = sentence_spans(text)
+    # A sentence may begin within a word, where no space follows a stop; it counts from there again.
     units = starts(folded)
+    inner = {begin for begin, _ in spans if begin and not folded[begin - 1].isspace()}
+    units = sorted([*units, *inner.difference(units)])
     cut = (piece for span in spans for piece in _pieces(folded, span, units, limit))
     pieces = [(begin, end) for begin, end in cut if not folded[begin:end].isspace()]
     # (pieces + 1,): units before each piece, then all.
