@@ -40,6 +40,7 @@ def build_index(config: IndexConfig) -> Path:
     _refuse_inside(source, config.out)
     if config.add:
         return _add(config)
+    _refuse_unused(config)
     engine, reading = _engine(config), _reading(config)
     size = corpus_size(config.source, reading)
     is_path = source.exists()
@@ -86,6 +87,39 @@ def _refuse_inside(source: Path, out: Path) -> None:
             "the index would lie inside the corpus folder and become part of it.",
             where=str(out),
             fix="Choose an --out elsewhere.",
+        )
+
+
+_SERVERS = ("opensearch", "elasticsearch")
+_VECTORS = ("dense", "hybrid")
+_USED_BY = {
+    "language": ("bm25", "hybrid", "lancedb", *_SERVERS),
+    "embedder": (*_VECTORS, "lancedb", *_SERVERS),
+    "query_prompt": (*_VECTORS, "lancedb", *_SERVERS),
+    "passage_prompt": (*_VECTORS, "lancedb", *_SERVERS),
+    "device": (*_VECTORS, "lancedb", *_SERVERS),
+    "vectors": _VECTORS,
+    "uri": ("lancedb",),
+    "urls": _SERVERS,
+    "name": _SERVERS,
+}
+"""The kinds of index that an option matters to."""
+
+
+def _refuse_unused(config: IndexConfig) -> None:
+    for name, kinds in _USED_BY.items():
+        default = IndexConfig.model_fields[name].default
+        if getattr(config, name) != default and config.kind not in kinds:
+            raise SteperError(
+                f"has no meaning for a {config.kind} index.",
+                where=f"--{name.replace('_', '-')}",
+                fix=f"Leave it out, or choose --kind {' or '.join(kinds)}.",
+            )
+    if config.kind in _SERVERS and not config.urls:
+        raise SteperError(
+            "is missing.",
+            where="--urls",
+            fix="Name the cluster's nodes, as http://localhost:9200 (compose.yaml starts one).",
         )
 
 

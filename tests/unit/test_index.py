@@ -133,3 +133,21 @@ def test_building_says_what_it_takes(
     said = capsys.readouterr()
     assert "0 MB of text; needs about" in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"vectors": "pq"}, "--vectors: has no meaning for a bm25 index"),
+        ({"uri": "s3://x"}, "--uri: has no meaning"),
+        ({"embedder": "x"}, "--kind dense or"),
+        ({"kind": "dense", "language": "de"}, "--language"),
+        ({"kind": "opensearch"}, "--urls: is missing"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    corpus: Path, tmp_path: Path, options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(SteperError, match=named):
+        build(corpus, tmp_path / "index", **options)
+    assert not (tmp_path / "index").exists()

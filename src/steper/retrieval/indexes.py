@@ -27,7 +27,6 @@ from steper.retrieval.info import (
     FORMAT_VERSION,
     INFO,
     PASSAGES,
-    EmbedderInfo,
     Index,
     IndexInfo,
     RerankerInfo,
@@ -233,13 +232,11 @@ def add_to_index(
     if info.table is not None:
         from steper.retrieval.lance import add_to_lance
 
-        embedder = _same_embedder(info.table.embedder)
-        info = replace(info, table=add_to_lance(new.passages, folder, info, embedder=embedder))
+        info = replace(info, table=add_to_lance(new.passages, folder, info, embedder=None))
     elif info.server is not None:
         from steper.retrieval.search_server import add_on_server
 
-        embedder = _same_embedder(info.server.embedder)
-        info = replace(info, server=add_on_server(new.passages, info, embedder=embedder))
+        info = replace(info, server=add_on_server(new.passages, info, embedder=None))
     both = f"{info.corpus_sha256}{new.sha256}".encode()
     np.save(folder / KNOWN, np.concatenate([known, _hashes(new.passages)], axis=1))
     info = replace(
@@ -252,14 +249,6 @@ def add_to_index(
     write_json(folder / INFO, asdict(info))
     shutil.rmtree(staged)
     return len(new.passages)
-
-
-def _same_embedder(info: EmbedderInfo | None) -> Embedder | None:
-    if info is None:
-        return None
-    from steper.retrieval.embedding import Embedder
-
-    return Embedder.from_info(info, None)
 
 
 # ---- opening ---------------------------------------------------------------------------------
@@ -387,7 +376,9 @@ def _hashes(passages: Iterable[Passage]) -> np.ndarray[tuple[int, int], np.dtype
 
 def _hash_pair(passage: Passage) -> tuple[int, int]:
     parts = (passage.id, " ".join(f"{passage.title}\n{passage.text}".split()))
-    one, other = (hashlib.blake2b(part.encode(), digest_size=8).digest() for part in parts)
+    one, other = (
+        hashlib.blake2b(part.encode(errors="replace"), digest_size=8).digest() for part in parts
+    )
     return int.from_bytes(one, "big"), int.from_bytes(other, "big")
 
 
