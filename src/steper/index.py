@@ -19,6 +19,7 @@ from steper.corpus import CorpusSize, Reading, Reject, corpus_size, read_corpus
 from steper.errors import SteperError
 from steper.retrieval.indexes import Engine, add_to_index, make_index
 from steper.retrieval.info import INFO, IndexInfo, read_info
+from steper.retrieval.search_client import without_credentials
 from steper.store import Run, require_finished, to_json
 
 REJECTED = "rejected.jsonl"
@@ -45,10 +46,12 @@ def build_index(config: IndexConfig) -> Path:
     size = corpus_size(config.source, reading)
     is_path = source.exists()
     named = {} if is_path else {"source": config.source}
+    # A manifest is no place for passwords.
+    nodes = [without_credentials(url) for url in config.urls]
     with Run.open(
         config.out,
         stage="index",
-        config=config.model_dump(mode="json", exclude=_SIDE_ISSUES) | named,
+        config=config.model_dump(mode="json", exclude=_SIDE_ISSUES) | {"urls": nodes} | named,
         inputs={"corpus": source} if is_path else {},
     ) as stage:
         if stage.finished and (config.out / INFO).is_file():

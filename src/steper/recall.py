@@ -21,7 +21,7 @@ from steper.datasets import load_questions
 from steper.errors import SteperError
 from steper.metrics import mean_interval, recall
 from steper.protocols import Retriever
-from steper.retrieval.indexes import open_parts
+from steper.retrieval.indexes import open_parts, without_login
 from steper.store import sha256, write_json
 from steper.types import Interval, Question
 
@@ -94,16 +94,16 @@ def _measure(where: str, file: Path, config: RecallConfig) -> dict[str, Any]:
     questions = load_questions(file, split=config.split)
     parts = open_parts(where)
     info = next(reversed(parts.values())).info
-    engines = {}
+    engines, shown = {}, without_login(where)
     for name, index in parts.items():
-        found = gold_recall(index, questions, seed=config.seed, desc=f"{where}: {name}")
+        found = gold_recall(index, questions, seed=config.seed, desc=f"{shown}: {name}")
         engines[name] = {
             "recall": {str(depth): asdict(value) for depth, value in found.depths.items()},
             "query_p50_ms": round(float(np.median(found.query_ms)), 2),
             "query_p95_ms": round(float(np.quantile(found.query_ms, 0.95)), 2),
         }
     return {
-        "index": where,
+        "index": shown,
         "questions": str(file),
         "questions_sha256": sha256(file),
         "corpus_sha256": info.corpus_sha256,

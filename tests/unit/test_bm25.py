@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from steper.errors import SteperError
-from steper.retrieval import postings
+from steper.retrieval import columns, postings
 from steper.retrieval.analysis import Analyzer, settings
 from steper.retrieval.bm25 import MAX_TERMS, BM25Index
 from steper.retrieval.indexes import Engine, make_index, open_index, verify_index
@@ -191,6 +191,19 @@ def exhaustive(
     return best, scores[best]
 
 
+@pytest.fixture(params=["compiled", "numpy"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inner loops of BM25, in both of their forms."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        assert columns.COMPILED
+        return
+    monkeypatch.setattr("steper.retrieval.bm25.add_all", columns._add_all)
+    monkeypatch.setattr("steper.retrieval.bm25.add_begun", columns._add_begun)
+    monkeypatch.setattr("steper.retrieval.bm25.reaching", columns._reaching)
+
+
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("k", [1, 3, 10, 300, 5000])
 def test_leaving_passages_out_changes_nothing(tmp_path: Path, k: int) -> None:
     index = build(generated(3000), tmp_path)
@@ -210,6 +223,18 @@ def test_few_passages_are_looked_at_to_the_end(tmp_path: Path) -> None:
     terms = {index._terms.number(term): 1 for term in ("rare7", "common", "word")}
     assert None not in terms
     assert index._candidates(terms, 1).tolist() == [7]  # type: ignore[arg-type]
+
+
+def test_many_queries_on_many_threads_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(generated(500), tmp_path)
+    queries = [f"w{i} w{i * 7 % 50} w1" for i in range(1, 200)]
+    one_by_one = [index.search([query], 10)[0] for query in queries]
+    monkeypatch.setattr("steper.retrieval.bm25.COMPILED", True)
+    monkeypatch.setattr("steper.retrieval.bm25._THREADS_FROM", 0)
+    assert index.search(queries, 10) == one_by_one
+    assert any(one_by_one)
 
 
 def test_of_a_very_long_query_the_first_words_count(tmp_path: Path) -> None:

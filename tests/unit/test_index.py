@@ -13,7 +13,7 @@ import pytest
 from steper.config import IndexConfig
 from steper.errors import SteperError
 from steper.index import build_index
-from steper.retrieval.indexes import open_index
+from steper.retrieval.indexes import open_index, without_login
 
 
 @pytest.fixture
@@ -151,3 +151,23 @@ def test_options_that_would_do_nothing_are_refused(
     with pytest.raises(SteperError, match=named):
         build(corpus, tmp_path / "index", **options)
     assert not (tmp_path / "index").exists()
+
+
+def test_a_password_is_not_written_down(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise SteperError("nobody answers.")
+
+    monkeypatch.setattr("steper.index.make_index", unreachable)
+    out = tmp_path / "index"
+    with pytest.raises(SteperError, match="nobody answers"):
+        build(corpus, out, kind="opensearch", urls=("http://me:secret@localhost:9200",))
+    written = [path.read_text() for path in out.rglob("*") if path.is_file()]
+    assert any("localhost:9200" in text for text in written)
+    assert not any("secret" in text for text in written)
+
+
+def test_a_login_is_not_shown() -> None:
+    assert without_login("https://me:se@cret@host:80/x") == "https://host:80/x"
+    assert without_login("runs/a@b") == "runs/a@b"

@@ -16,9 +16,12 @@ looked up for them ("MaxScore": Turtle and Flood, 1995). The result is exact.
 from __future__ import annotations
 
 import mmap
+import os
 import threading
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 
 from steper.errors import SteperError
 from steper.retrieval.analysis import Analyzer, settings
+from steper.retrieval.columns import COMPILED, add_all, add_begun, reaching
 from steper.retrieval.info import PASSAGES, REBUILD, BM25Info, IndexInfo, check_request
 from steper.retrieval.passages import PassageFile, searched
 from steper.retrieval.postings import (
@@ -51,6 +55,9 @@ MAX_TERMS = 1024
 """Distinct terms of a query that count, its first; a pasted book would take minutes."""
 
 _PROBE_CHARACTERS = 1000
+
+_THREADS_FROM = 200_000
+"""Passages from which threads gain more, where loops are compiled, than they cost."""
 
 
 def build_bm25(
@@ -116,6 +123,7 @@ class BM25Index:
                 f"an index file is damaged: {error}.", where=str(folder / BM25), fix=REBUILD
             ) from None
         self._scratch = threading.local()
+        self._threads = ThreadPoolExecutor(os.cpu_count())
         if _probe(self._analyzer, self.passages[0]) != info.bm25.probe:
             raise SteperError(
                 f"the index was built with PyStemmer {info.bm25.stemmer_version}, which stems "
@@ -137,7 +145,13 @@ class BM25Index:
             SteperError: if ``k`` is less than 1.
         """
         check_request(queries, k)
-        return [[self.passages[int(i)] for i in self.rank(query, k)[0]] for query in queries]
+
+        def find(query: str) -> list[Passage]:
+            return [self.passages[int(i)] for i in self.rank(query, k)[0]]
+
+        if COMPILED and len(self) >= _THREADS_FROM and len(queries) > 1:
+            return list(self._threads.map(find, queries))
+        return [find(query) for query in queries]
 
     def rank(self, query: str, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The numbers of the best passages and their scores, each of length at most ``k``."""
@@ -164,53 +178,49 @@ class BM25Index:
         """
         order = sorted(terms, key=lambda term: (self._indptr[term + 1] - self._indptr[term], term))
         # What the terms from each on can add to a score, at most.
-        most = np.cumsum([terms[t] * self._peaks[t] for t in reversed(order)])[::-1]
+        peaks = [np.float32(terms[t]) * self._peaks[t] for t in reversed(order)]
+        most = np.cumsum(peaks, dtype=np.float32)[::-1]
         sums = self._zeros()
         found: list[NDArray[np.int32]] = []
-        floor, done = 0.0, 0
+        floor, done = np.float32(0), 0
         while done < len(order) and most[done] >= floor:
-            passages, scores = self._column(order[done], terms)
-            before = sums[passages]
-            scores += before
-            sums[passages] = scores
-            found.append(passages[before == 0])
-            floor = _raised(floor, scores, k)
+            term = order[done]
+            new, high = add_all(sums, *self._column(term), np.float32(terms[term]), floor)
+            found.append(new)
+            floor = _raised(floor, high, k)
             done += 1
         # No other passage can reach the best k any more; some of those found cannot, either.
-        touched = passages = np.concatenate(found) if found else np.empty(0, dtype=np.int32)
+        touched = np.concatenate([np.empty(0, dtype=np.int32), *found])
+        passages: NDArray[np.int32] = touched
         for place, term in enumerate(order[done:], start=done):
+            passages = reaching(sums, passages, floor - most[place])
+            self._add(term, np.float32(terms[term]), sums, passages)
             scores = sums[passages]
-            passages = passages[scores + most[place] >= floor]
-            self._add(term, terms, sums, passages)
-            floor = _raised(floor, sums[passages], k)
-        passages = passages[sums[passages] >= floor]
+            floor = _raised(floor, scores[scores > floor], k)
+        passages = reaching(sums, passages, floor)
         passages.sort()
-        sums[touched] = 0  # for the next query of this thread
+        # Zeros for the next query of this thread, by whichever is faster.
+        sums[touched if len(touched) * _CLEARED < len(sums) else slice(None)] = 0
         return passages
 
-    def _column(
-        self, term: int, counts: dict[int, int]
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The passages that hold a term, and what it adds to their scores."""
+    def _column(self, term: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The passages that hold a term, and its scores for them."""
         column = slice(self._indptr[term], self._indptr[term + 1])
-        return self._indices[column], counts[term] * self._data[column]
+        return self._indices[column], self._data[column]
 
     def _add(
         self,
         term: int,
-        counts: dict[int, int],
+        weight: np.float32,
         sums: NDArray[np.float32],
         passages: NDArray[np.int32],
     ) -> None:
         """Add a term's scores to the sums of passages that have a sum already."""
         if len(passages) * _LOOKUP < self._indptr[term + 1] - self._indptr[term]:
             at, hit = self._lookup(term, passages)
-            sums[passages[hit]] += counts[term] * self._data[at]
+            sums[passages[hit]] += weight * self._data[at]
         else:
-            holders, scores = self._column(term, counts)
-            before = sums[holders]
-            begun = before > 0
-            sums[holders[begun]] = before[begun] + scores[begun]
+            add_begun(sums, *self._column(term), weight)
 
     def _lookup(
         self, term: int, passages: NDArray[np.int32]
@@ -230,19 +240,23 @@ class BM25Index:
         return sums
 
 
-_ROUNDING = 1 - 1e-5
+_ROUNDING = np.float32(1 - 1e-5)
 """Sums in another order differ by less; a bound that much lower loses nothing."""
 
-_LOOKUP = 12
-"""Entries of a column that are added up in the time of one bisection in it."""
+_LOOKUP, _CLEARED = 12, 8
+"""Entries of a column that are added up in the time of one bisection in it; entries in a row that
+are set to zero in the time of one by its number."""
 
 
-def _raised(floor: float, scores: NDArray[np.float32], k: int) -> float:
-    """A score that k passages reach, rounding allowed for, now that these scores are known."""
-    high = scores[scores > floor]
+def _raised(floor: np.float32, high: NDArray[np.float32], k: int) -> np.float32:
+    """A score that k passages reach, rounding allowed for, from the scores above such a floor."""
     if len(high) < k:
         return floor
-    return float(np.partition(high, len(high) - k)[len(high) - k]) * _ROUNDING
+    return np.float32(np.partition(high, len(high) - k)[len(high) - k] * _ROUNDING)
+
+
+_SAMPLED = 256
+"""Of so many terms one is held in memory: most of a bisection is done there."""
 
 
 class _Terms:
@@ -254,11 +268,13 @@ class _Terms:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(self._bytes) != self._ends[-1]:
             raise ValueError(f"{TERMS} does not fit {TERM_ENDS}")
+        self._samples = [self._at(number) for number in range(0, len(self._ends), _SAMPLED)]
 
     def number(self, term: str) -> int | None:
         """The number of a term, ``None`` if no passage has it."""
         wanted = term.encode(errors="replace")
-        low, high = 0, len(self._ends)
+        sample = bisect_right(self._samples, wanted)
+        low, high = max(0, sample - 1) * _SAMPLED, min(sample * _SAMPLED, len(self._ends))
         while low < high:
             middle = (low + high) // 2
             if self._at(middle) < wanted:

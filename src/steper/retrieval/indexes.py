@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -257,6 +258,16 @@ def add_to_index(
 def is_url(where: str | Path) -> bool:
     """Whether an index is named by the address of a server."""
     return str(where).startswith(("http://", "https://"))
+
+
+def without_login(where: str) -> str:
+    """An index's name as it may be shown and stored."""
+    parts = urlsplit(where) if is_url(where) else None
+    return (
+        where
+        if parts is None or "@" not in parts.netloc
+        else where.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1)
+    )
 
 
 def describe_index(where: str | Path) -> IndexInfo:

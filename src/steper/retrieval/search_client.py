@@ -54,7 +54,7 @@ class Cluster:
         """
         if not urls:
             raise SteperError("no URL of a node is given.", where="urls", fix=_EXAMPLE)
-        self.urls = tuple(_without_credentials(url) for url in urls)
+        self.urls = tuple(without_credentials(url) for url in urls)
         self.where = ", ".join(self.urls)
         user = _credentials(urls[0])
         match kind:
@@ -150,7 +150,12 @@ def _brief(reason: object) -> str:
     return " ".join(str(reason).split())[:500]
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """The URL of a node as it may be shown and stored, its port said.
+
+    Raises:
+        SteperError: if it is none.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SteperError("is not the URL of a node.", where=url, fix=_EXAMPLE)
