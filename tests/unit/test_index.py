@@ -171,3 +171,62 @@ def test_a_password_is_not_written_down(
 def test_a_login_is_not_shown() -> None:
     assert without_login("https://me:se@cret@host:80/x") == "https://host:80/x"
     assert without_login("runs/a@b") == "runs/a@b"
+
+
+# ---- indexes that grow ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(corpus: Path, tmp_path: Path) -> Path:
+    pytest.importorskip("lancedb")
+    return build(corpus, tmp_path / "table", kind="lancedb")
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> Path:
+    path = tmp_path / "more.jsonl"
+    path.write_text(
+        '{"id": "a", "text": "The id is taken."}\n'
+        '{"id": "b", "title": "Hee Haw", "text": "A  show."}\n'
+        '{"id": "c", "title": "Roy Clark", "text": "A singer."}\n'
+    )
+    return path
+
+
+def test_what_is_new_is_added_while_readers_go_on(table: Path, more: Path) -> None:
+    reader = open_index(table)
+    build(more, table, add=True)
+    assert [p.id for p in reader.search(["singer show"], 5)[0]] == ["a"]
+    grown = open_index(table)
+    assert {p.id for p in grown.search(["singer show"], 5)[0]} == {"a", "c"}
+    assert grown.info.passages == 2
+    assert grown.info.fingerprint != reader.info.fingerprint
+    counts = json.loads((table / "manifest.json").read_text())["counts"]
+    assert counts["passages"] == 2
+
+
+def test_adding_the_same_again_changes_nothing(table: Path, more: Path) -> None:
+    build(more, table, add=True)
+    before = open_index(table).info
+    build(more, table, add=True)
+    assert open_index(table).info == before
+
+
+def test_an_interrupted_addition_leaves_the_index_as_it_was(
+    table: Path, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_index(table).info
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("np.save", "write_json", "shutil.rmtree"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"steper.retrieval.indexes.{place}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                build(more, table, add=True)
+        index = open_index(table)
+        assert index.info == before
+        assert [p.id for p in index.search(["singer show"], 5)[0]] == ["a"]
+    build(more, table, add=True)
+    assert {p.id for p in open_index(table).search(["singer show"], 5)[0]} == {"a", "c"}

@@ -395,8 +395,13 @@ def _hash_pair(passage: Passage) -> tuple[int, int]:
 
 def _unknown(passages: Iterable[Passage], known: Any) -> Iterator[Passage]:
     """Those whose id and content are not among the known ones."""
-    ids, contents = (set(row.tolist()) for row in known)
+    ordered = [np.sort(row) for row in known]  # sets of them would take ten times the memory
     for passage in passages:
-        id_, content = _hash_pair(passage)
-        if id_ not in ids and content not in contents:
+        pairs = zip(ordered, _hash_pair(passage), strict=True)
+        if not any(_holds(row, np.uint64(value)) for row, value in pairs):
             yield passage
+
+
+def _holds(ordered: Any, value: np.uint64) -> bool:
+    at = np.searchsorted(ordered, value)
+    return bool(at < len(ordered) and ordered[at] == value)
