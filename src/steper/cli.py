@@ -329,14 +329,17 @@ def _with_file(type_: type[Config], arguments: list[str]) -> list[str]:
     rest = arguments[:at] + arguments[at + used :]
     # Behind arguments without a name, which a list option would take for its own.
     named = next((n for n, argument in enumerate(rest) if argument.startswith("-")), len(rest))
-    return rest[:named] + _flags(data, path) + rest[named:]
+    tables = {name for name, field in type_.model_fields.items() if isinstance(field.default, dict)}
+    return rest[:named] + _flags(data, tables, path) + rest[named:]
 
 
-def _flags(data: dict[str, Any], path: Path) -> list[str]:
+def _flags(data: dict[str, Any], tables: set[str], path: Path) -> list[str]:
     flags: list[str] = []
     for key, value in data.items():
         name = key.replace("_", "-")
         match value:
+            case dict() if key in tables:
+                flags += [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
             case bool():
                 flags.append(f"--{name}" if value else f"--no-{name}")
             case list():
