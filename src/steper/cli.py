@@ -141,7 +141,7 @@ def _check(arguments: list[str]) -> None:
     from steper.retrieval.indexes import verify_index
 
     config = parse(CheckConfig, "index check", arguments)
-    print(f"{verify_index(config.index)} files are as they were written: {config.index}")
+    print(verify_index(config.index))
 
 
 def _rollout(arguments: list[str]) -> None:

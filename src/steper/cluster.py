@@ -23,7 +23,7 @@ from steper.config import RolloutConfig
 from steper.driver import Outcome, in_step, outcomes
 from steper.errors import BudgetSpent, SteperError
 from steper.models import API, build_lm
-from steper.retrieval.indexes import open_index
+from steper.retrieval.indexes import describe_index, open_index
 from steper.setting import Setting
 from steper.types import Question, run_id
 
@@ -51,9 +51,17 @@ class Share:
 class _Worker:
     """What runs in each actor."""
 
-    def __init__(self, config: RolloutConfig, setting: Setting, share: Share) -> None:
+    def __init__(
+        self, config: RolloutConfig, setting: Setting, share: Share, index: str = ""
+    ) -> None:
         self._config, self._setting = config, setting
         self._retriever = open_index(config.index)
+        if index and self._retriever.info.fingerprint != index:
+            raise SteperError(
+                "the index has changed since the run began, and what it finds would be mixed.",
+                where=str(config.index),
+                fix="Put the former index back, or start anew with another --out.",
+            )
         self._lm = build_lm(
             config.teacher,
             config,
@@ -97,10 +105,10 @@ def ray_outcomes(
     ray, started = _start(config)
     workers = min(config.workers, len(runs))
     actor = ray.remote(num_cpus=1, num_gpus=config.worker_gpus)(_Worker)
-    shares = _shares(config, workers)
+    shares, index = _shares(config, workers), describe_index(config.index).fingerprint
     try:
         yield from _share_out(
-            ray, runs, workers, lambda n: actor.remote(config, setting, shares[n])
+            ray, runs, workers, lambda n: actor.remote(config, setting, shares[n], index)
         )
     finally:
         if started:

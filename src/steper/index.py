@@ -72,7 +72,8 @@ def build_index(config: IndexConfig) -> Path:
 
 
 def _add(config: IndexConfig) -> Path:
-    require_finished(config.out, stage="index")
+    made = require_finished(config.out, stage="index")["config"]
+    config = _as_made(config, made)
     with Run.amend(config.out) as stage:
         begin, reading = time.monotonic(), _reading(config)
         size = corpus_size(config.source, reading)
@@ -82,6 +83,33 @@ def _add(config: IndexConfig) -> Path:
         _say(f"{new:,} passages added")
         stage.finish(_counts(config.out, read_info(config.out), time.monotonic() - begin))
     return config.out
+
+
+_CUTS = ("chunk_words", "chunk_tokens", "tokenizer", "overlap", "cut_records")
+"""How passages are cut: what is added is cut as the rest was, unless other options are given."""
+
+_ADDS = {*_SIDE_ISSUES, *_CUTS, "fields", "other_fields", "hub_config", "hub_split"}
+"""The options that --add heeds."""
+
+
+def _as_made(config: IndexConfig, made: dict[str, Any]) -> IndexConfig:
+    """An addition's options, the others as those of the index.
+
+    Raises:
+        SteperError: on an option that would have to be given when the index is made.
+    """
+    given = config.model_dump(mode="json")
+    given["urls"] = [without_credentials(url) for url in config.urls]
+    defaults = {name: field.default for name, field in IndexConfig.model_fields.items()}
+    for name in given.keys() - _ADDS:
+        if getattr(config, name) != defaults[name] and given[name] != made.get(name):
+            raise SteperError(
+                "cannot be changed by --add.",
+                where=f"--{name.replace('_', '-')}",
+                fix="Leave it out, or build another index.",
+            )
+    cuts = {name: made[name] for name in _CUTS if getattr(config, name) == defaults[name]}
+    return config.model_copy(update=cuts)
 
 
 def _refuse_inside(source: Path, out: Path) -> None:
@@ -202,10 +230,14 @@ def _rejects(folder: Path, *, append: bool = False) -> Iterator[Callable[[Reject
     """Keep what could not be read in a file, and say at the end what there was."""
     reasons: Counter[str] = Counter()
     path = folder / REJECTED
+    # An addition that is repeated rejects the same again.
+    there = set(path.read_text(encoding="utf-8").splitlines()) if append else set()
     with path.open("a" if append else "w", encoding="utf-8") as file:
 
         def keep(reject: Reject) -> None:
-            file.write(f"{to_json(reject)}\n")
+            line = to_json(reject)
+            if line not in there:
+                file.write(f"{line}\n")
             if not reasons:
                 tqdm.write(f"left out: {reject.where}: {reject.reason}", file=sys.stderr)
             reasons[reject.reason] += 1

@@ -46,9 +46,11 @@ IN_PAIRS = ("ja", "ko", "th", "zh")
 WORD = r"\w\w+"
 """A word; marks that belong to a letter, as the vowel signs of Hindi, are part of it."""
 
-PAIRED = "".join(
-    rf"\p{{{script}}}" for script in ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao")
-)
+_UNSEEN = regex.compile(r"[\u00ad\u2060\p{Variation_Selector}]").sub
+"""Signs within words that are not seen: soft hyphens, word joiners, selectors of forms."""
+
+_SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar")
+PAIRED = "".join(rf"\p{{{script}}}" for script in _SCRIPTS)
 """The scripts whose runs become pairs of characters."""
 
 
@@ -126,7 +128,9 @@ class Analyzer:
         """The words of a text, in order and in lower case, before stopwords and stemmer."""
         if text.isascii():
             return self._words(text.lower())
-        text = unicodedata.normalize(self.settings.normal_form, text).lower()
+        # İ in lower case is i and a dot above, which nobody writes.
+        text = unicodedata.normalize(self.settings.normal_form, _UNSEEN("", text)).lower()
+        text = text.replace("i\u0307", "i")
         if not self._paired(text):
             return self._words(text)
         return [

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -56,6 +57,9 @@ MAX_TERMS = 1024
 
 _PROBE_CHARACTERS = 1000
 
+_THREADS = min(8, os.cpu_count() or 1)
+"""Most threads of one index: each holds four bytes a passage."""
+
 _THREADS_FROM = 200_000
 """Passages from which threads gain more, where loops are compiled, than they cost."""
 
@@ -75,6 +79,8 @@ def build_bm25(
         SteperError: if the language is unknown or there is nothing to search by.
     """
     analyzer = Analyzer(settings(language))
+    # A build that was killed leaves blocks that would be counted among the files of this one.
+    shutil.rmtree(folder / BM25, ignore_errors=True)
     (folder / BM25).mkdir(exist_ok=True)
     terms = build_postings(passages, folder / BM25, analyzer.settings, workers=workers)
     if not terms:
@@ -89,7 +95,7 @@ def build_bm25(
         k1=K1,
         b=B,
         stemmer_version=version("PyStemmer"),
-        probe=_probe(analyzer, passages[0]),
+        probe=_probe(analyzer, passages),
     )
 
 
@@ -123,8 +129,8 @@ class BM25Index:
                 f"an index file is damaged: {error}.", where=str(folder / BM25), fix=REBUILD
             ) from None
         self._scratch = threading.local()
-        self._threads = ThreadPoolExecutor(os.cpu_count())
-        if _probe(self._analyzer, self.passages[0]) != info.bm25.probe:
+        self._threads, self._process = ThreadPoolExecutor(_THREADS), os.getpid()
+        if _probe(self._analyzer, self.passages) != info.bm25.probe:
             raise SteperError(
                 f"the index was built with PyStemmer {info.bm25.stemmer_version}, which stems "
                 f"words otherwise than the installed {version('PyStemmer')}.",
@@ -150,6 +156,8 @@ class BM25Index:
             return [self.passages[int(i)] for i in self.rank(query, k)[0]]
 
         if COMPILED and len(self) >= _THREADS_FROM and len(queries) > 1:
+            if self._process != os.getpid():  # forked: its threads are not here
+                self._threads, self._process = ThreadPoolExecutor(_THREADS), os.getpid()
             return list(self._threads.map(find, queries))
         return [find(query) for query in queries]
 
@@ -158,7 +166,12 @@ class BM25Index:
         found = (self._terms.number(term) for term in self._analyzer.terms(query))
         counts = Counter(term for term in found if term is not None)
         terms = dict(islice(counts.items(), MAX_TERMS))
-        passages = self._candidates(terms, k)
+        try:
+            passages = self._candidates(terms, k)
+        except BaseException:
+            # Half added up (Ctrl-C in a notebook): this thread's next search begins with zeros.
+            self._scratch.__dict__.pop("sums", None)
+            raise
         scores = np.zeros(len(passages), dtype=np.float32)
         # In a fixed order, because a float sum depends on it.
         for term in sorted(terms):
@@ -240,8 +253,8 @@ class BM25Index:
         return sums
 
 
-_ROUNDING = np.float32(1 - 1e-5)
-"""Sums in another order differ by less; a bound that much lower loses nothing."""
+_ROUNDING = np.float32(1 - 3 * MAX_TERMS * 2**-24)
+"""Sums of so many terms in another order differ by less; a bound that much lower loses nothing."""
 
 _LOOKUP, _CLEARED = 12, 8
 """Entries of a column that are added up in the time of one bisection in it; entries in a row that
@@ -288,5 +301,7 @@ class _Terms:
         return self._bytes[begin : int(self._ends[number])]
 
 
-def _probe(analyzer: Analyzer, passage: Passage) -> tuple[str, ...]:
-    return tuple(analyzer.terms(searched(passage)[:_PROBE_CHARACTERS]))
+def _probe(analyzer: Analyzer, passages: Sequence[Passage]) -> tuple[str, ...]:
+    """The terms of the first passage's beginning, or of the first of some that has any."""
+    texts = (searched(passage)[:_PROBE_CHARACTERS] for passage in islice(passages, 100))
+    return next(filter(None, (tuple(analyzer.terms(text)) for text in texts)), ())

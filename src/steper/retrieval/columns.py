@@ -93,7 +93,10 @@ def _reaching_loop(sums: Floats, passages: Numbers, floor: np.float32) -> Number
 def _compiled(*loops: Any) -> Any:
     from numba import njit
 
-    return [njit(nogil=True, cache=True)(loop) for loop in loops]
+    try:
+        return [njit(nogil=True, cache=True)(loop) for loop in loops]
+    except RuntimeError:  # no folder to keep them in, as in a container that is read-only
+        return [njit(nogil=True)(loop) for loop in loops]
 
 
 try:

@@ -102,9 +102,7 @@ def build_dense(
     temporary = target.with_name(f"{target.name}.tmp")
     faiss.write_index(index, str(temporary))
     temporary.replace(target)
-    info = embedder.info(passages[0])
-    made.remove()
-    return DenseInfo(info, vectors, factory, probes, faiss.__version__)
+    return DenseInfo(embedder.info(passages[0]), vectors, factory, probes, faiss.__version__)
 
 
 def _factory(vectors: Vectors, passages: int, dimensions: int) -> str:

@@ -41,6 +41,9 @@ _CPU_BATCH, _GPU_BATCH = 16, 128
 _WINDOW, _CALL = 512, 64
 """Passages that are sorted by length and written at once; passages given to the model at once."""
 
+PARTIAL = ("vectors.partial", "partial.json")
+"""Files of vectors made so far, and of whom; whoever finishes the index deletes them."""
+
 _CHARACTERS_PER_TOKEN, _MOST_TOKENS = 16, 8192
 
 
@@ -176,7 +179,7 @@ class VectorFile:
     def __init__(
         self, folder: Path, embedder: Embedder, *, dtype: np.dtype[Any], corpus_sha256: str
     ) -> None:
-        self._path, self._key_path = folder / "vectors.partial", folder / "partial.json"
+        self._path, self._key_path = (folder / name for name in PARTIAL)
         self._embedder = embedder
         self._dtype, self._row_bytes = dtype, dtype.itemsize * embedder.dimensions
         self._key = {
@@ -204,11 +207,6 @@ class VectorFile:
                 file.flush()
                 os.fsync(file.fileno())
         return self._rows(len(passages))
-
-    def remove(self) -> None:
-        """Delete the rows: they are in the index by now."""
-        self._path.unlink()
-        self._key_path.unlink()
 
     def _usable(self, passages: PassageFile) -> int:
         """How many rows can be kept; the file is cut to them, or begun."""

@@ -11,6 +11,7 @@ passages and every file beside it are described there.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +24,15 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from steper.corpus import Reject
+from steper.corpus.reading import Report, reporter
 from steper.errors import SteperError
+from steper.retrieval.analysis import settings
+from steper.retrieval.embedding import PARTIAL
 from steper.retrieval.info import (
     FORMAT_VERSION,
     INFO,
     PASSAGES,
+    REBUILD,
     Index,
     IndexInfo,
     RerankerInfo,
@@ -40,10 +45,15 @@ from steper.store import write_json
 from steper.types import IndexKind, Passage, Vectors
 
 if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
     from steper.retrieval.embedding import Embedder
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 """Small enough for a laptop; larger models find more."""
+
+_HINT = "latest_version_hint.json"
+"""Of LanceDB's files the one that changes when passages are added."""
 
 KNOWN = "known.npy"
 """(2, passages) 64-bit hashes of ids and contents, where passages are kept in another engine: what
@@ -101,6 +111,14 @@ class Engine:
             device=self.device,
         )
 
+    def load_reranker(self) -> CrossEncoder | None:
+        """The cross-encoder; ``None`` where none is wanted."""
+        if not self.reranker:
+            return None
+        from steper.retrieval.rerank import load_reranker
+
+        return load_reranker(self.reranker, self.device)
+
 
 BM25 = Engine()
 
@@ -127,7 +145,8 @@ def make_index(
         SteperError: if there is nothing to search by, or a library, model or server is missing.
     """
     # Before the corpus is read: a model or library that is missing is told of at once.
-    embedder = engine.load_embedder()
+    settings(engine.language)
+    embedder, reranker = engine.load_embedder(), engine.load_reranker()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
     written = write_passages(
@@ -141,11 +160,31 @@ def make_index(
         corpus_sha256=written.sha256,
         files={},
         duplicates=written.duplicates,
-        reranker=RerankerInfo(engine.reranker, engine.rerank_depth) if engine.reranker else None,
+        reranker=_reranker_info(reranker, engine),
     )
-    info = _build(written, folder, engine, embedder, info)
-    write_json(folder / INFO, asdict(replace(info, files=file_infos(folder, _files(folder)))))
-    return _open(folder, embedder)
+    try:
+        info = _build(written, folder, engine, embedder, info)
+        files = file_infos(folder, _files(folder))
+    except OSError as error:
+        raise SteperError(
+            f"could not be written: {error}.",
+            where=str(folder),
+            fix="See whether the disk has room; then run the same command again.",
+        ) from error
+    write_json(folder / INFO, asdict(replace(info, files=files)))
+    # Not before: it would take hours to make the vectors anew.
+    for name in PARTIAL:
+        (folder / "dense" / name).unlink(missing_ok=True)
+    return _open(folder, embedder, reranker)
+
+
+def _reranker_info(reranker: CrossEncoder | None, engine: Engine) -> RerankerInfo | None:
+    if reranker is None:
+        return None
+    from steper.retrieval.rerank import probe_of
+
+    score = probe_of(reranker, engine.reranker)
+    return RerankerInfo(engine.reranker, engine.rerank_depth, score)
 
 
 def _build(
@@ -193,7 +232,7 @@ def _build(
         case _:
             return info
     # The engine has the passages now.
-    np.save(folder / KNOWN, _hashes(passages))
+    _save(folder / KNOWN, _hashes(passages))
     _forget(passages)
     return info
 
@@ -220,9 +259,8 @@ def add_to_index(
             where=str(folder),
             fix="Build one of the whole corpus, or one that grows: --kind lancedb.",
         )
-    # What an interrupted addition noted stands behind the others.
-    known = np.load(folder / KNOWN)[:, : info.passages]
-    unknown = _unknown(passages, known)
+    known = _known(folder, info)
+    unknown = _unknown(passages, known, reporter(reject))
     first = next(unknown, None)
     if first is None:
         return 0
@@ -230,6 +268,8 @@ def add_to_index(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     new = write_passages(staged / PASSAGES, chain([first], unknown), reject=reject)
+    both = f"{info.corpus_sha256}{new.sha256}".encode()
+    corpus_sha256 = hashlib.sha256(both).hexdigest()
     if info.table is not None:
         from steper.retrieval.lance import add_to_lance
 
@@ -237,15 +277,16 @@ def add_to_index(
     elif info.server is not None:
         from steper.retrieval.search_server import add_on_server
 
-        info = replace(info, server=add_on_server(new.passages, info, embedder=None))
-    both = f"{info.corpus_sha256}{new.sha256}".encode()
-    np.save(folder / KNOWN, np.concatenate([known, _hashes(new.passages)], axis=1))
+        server = add_on_server(new.passages, info, state=corpus_sha256, embedder=None)
+        info = replace(info, server=server)
+    _save(folder / KNOWN, np.concatenate([known, _hashes(new.passages)], axis=1))
     info = replace(
         info,
         passages=info.passages + len(new.passages),
         duplicates=info.duplicates + new.duplicates,
         words=info.words + new.words,
-        corpus_sha256=hashlib.sha256(both).hexdigest(),
+        corpus_sha256=corpus_sha256,
+        files=file_infos(folder, _files(folder)),
     )
     write_json(folder / INFO, asdict(info))
     shutil.rmtree(staged)
@@ -312,18 +353,22 @@ def open_parts(where: str | Path) -> dict[str, Index]:
     return parts
 
 
-def verify_index(folder: Path) -> int:
-    """Compare every file of an index with what was written; returns how many there are.
+def verify_index(folder: Path) -> str:
+    """Compare every file of an index with what was written; returns what was found, for people.
 
     Raises:
         SteperError: naming the first file that is missing, truncated or changed.
     """
     info = read_info(folder)
     check_files(folder, info, verify=True)
-    return len(info.files)
+    found = f"{len(info.files)} files are as they were written: {folder}"
+    elsewhere = info.server.urls[0] if info.server else info.table.uri if info.table else ""
+    return f"{found}\nNot compared: what is at {elsewhere}" if elsewhere else found
 
 
-def _open(folder: Path, embedder: Embedder | None = None) -> Index:
+def _open(
+    folder: Path, embedder: Embedder | None = None, reranker: CrossEncoder | None = None
+) -> Index:
     info = read_info(folder)
     check_files(folder, info, verify=False)
     index = _opened(folder, info, embedder)
@@ -331,7 +376,7 @@ def _open(folder: Path, embedder: Embedder | None = None) -> Index:
         return index
     from steper.retrieval.rerank import Reranked
 
-    return Reranked(info, index)
+    return Reranked(info, index, model=reranker)
 
 
 def _opened(folder: Path, info: IndexInfo, embedder: Embedder | None) -> Index:
@@ -368,8 +413,9 @@ def _files(folder: Path) -> Iterator[Path]:
     for name in (PASSAGES, "offsets.npy"):
         if (folder / name).exists():
             yield folder / name
-    for part in ("bm25", "dense"):
-        yield from (path for path in (folder / part).rglob("*") if path.is_file())
+    for part in ("bm25", "dense", "lance"):
+        found = (path for path in (folder / part).rglob("*") if path.is_file())
+        yield from (path for path in found if path.name not in (*PARTIAL, _HINT))
 
 
 def _forget(passages: PassageFile) -> None:
@@ -386,20 +432,53 @@ def _hashes(passages: Iterable[Passage]) -> np.ndarray[tuple[int, int], np.dtype
 
 
 def _hash_pair(passage: Passage) -> tuple[int, int]:
-    parts = (passage.id, " ".join(f"{passage.title}\n{passage.text}".split()))
+    parts = (passage.id, "\n".join(" ".join(t.split()) for t in (passage.title, passage.text)))
     one, other = (
         hashlib.blake2b(part.encode(errors="replace"), digest_size=8).digest() for part in parts
     )
     return int.from_bytes(one, "big"), int.from_bytes(other, "big")
 
 
-def _unknown(passages: Iterable[Passage], known: Any) -> Iterator[Passage]:
-    """Those whose id and content are not among the known ones."""
-    ordered = [np.sort(row) for row in known]  # sets of them would take ten times the memory
+def _save(path: Path, array: Any) -> None:
+    """Write an array so that the file is either the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _known(folder: Path, info: IndexInfo) -> Any:
+    """The hashes of an index's passages; what an interrupted addition noted stands behind them."""
+    path = folder / KNOWN
+    try:
+        known = np.load(path)[:, : info.passages]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise SteperError(f"cannot be read: {error}.", where=str(path), fix=REBUILD) from None
+    if known.shape != (2, info.passages):
+        raise SteperError("does not fit the index.", where=str(path), fix=REBUILD)
+    return known
+
+
+def _unknown(passages: Iterable[Passage], known: Any, report: Report) -> Iterator[Passage]:
+    """Those whose content is not known; of them, those whose id is known are reported."""
+    ids, contents = (np.sort(row) for row in known)  # sets would take ten times the memory
     for passage in passages:
-        pairs = zip(ordered, _hash_pair(passage), strict=True)
-        if not any(_holds(row, np.uint64(value)) for row, value in pairs):
-            yield passage
+        id_, content = map(np.uint64, _hash_pair(passage))
+        if _holds(contents, content):
+            continue
+        if _holds(ids, id_):
+            report(
+                SteperError(
+                    "another passage of the index has this id.",
+                    where=f"passage (id {passage.id!r})",
+                    fix="Give it an id of its own; ids of prose are made of the file's path. "
+                    "To replace passages, build the index again.",
+                )
+            )
+            continue
+        yield passage
 
 
 def _holds(ordered: Any, value: np.uint64) -> bool:

@@ -145,12 +145,14 @@ class RerankerInfo:
     Attributes:
         model: folder or hub id.
         depth: how many passages it is shown.
+        probe: its score for a fixed pair, which tells another model of the same name.
     """
 
     __pydantic_config__ = STRICT
 
     model: str
     depth: int
+    probe: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,13 @@ class IndexInfo:
 
     @property
     def fingerprint(self) -> str:
-        """The same for indexes of the same passages, settings and files."""
-        return fingerprint(asdict(self))
+        """The same for indexes of the same passages, settings and files.
+
+        LanceDB's files are left out: they have other names each time, and the same content.
+        """
+        said = asdict(self)
+        said["files"] = {k: v for k, v in said["files"].items() if not k.startswith("lance/")}
+        return fingerprint(said)
 
 
 class Index(Retriever, Protocol):

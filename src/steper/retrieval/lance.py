@@ -296,7 +296,7 @@ def _explained(where: str) -> Iterator[None]:
         yield
     except SteperError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
         raise SteperError(
             f"LanceDB failed: {' '.join(str(error).split())[:500]}.",
             where=where,

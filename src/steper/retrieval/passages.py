@@ -260,7 +260,9 @@ def _repeated(
     dropped = np.zeros(len(passages), dtype=bool)
     duplicates = 0
     # Ids first: a passage that is rejected must not be the reason to drop another as its duplicate.
-    for first, second in _pairs(passages, hashes.ids, dropped, lambda passage: passage.id):
+    twice = _pairs(passages, hashes.ids, dropped, lambda passage: passage.id)
+    # In corpus order, whatever the order of the hashes is in this process.
+    for first, second in sorted(twice, key=lambda pair: pair[1]):
         dropped[second] = True
         one, other = passages[first], passages[second]
         if _content(one) == _content(other):

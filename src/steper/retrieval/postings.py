@@ -15,14 +15,17 @@ times in one of length l,
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from steper.errors import SteperError
 from steper.retrieval.analysis import Analyzer, AnalyzerSettings
 from steper.retrieval.passages import PassageFile, searched
 from steper.store import write_json
@@ -121,8 +125,29 @@ def _counted(
         yield from map(count, spans)
         return
     # A process that has threads must not be forked, and libraries start some unasked.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(count, spans)
+    context = get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+            yield from pool.map(count, spans)
+    except BrokenProcessPool:
+        raise SteperError(
+            "a process that analyzes text died, or could not start.",
+            where="workers",
+            fix="Memory may be short: try --workers 1. In a script of your own, the call must "
+            "stand under `if __name__ == '__main__':`.",
+        ) from None
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that started it, which may be killed without a word."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _count(path: Path, scratch: Path, settings: AnalyzerSettings, span: tuple[int, int]) -> _Block:
@@ -181,9 +206,8 @@ def _write_scores(
     idf = np.log(1 + (count - holders + 0.5) / (holders + 0.5))
     indptr = np.concatenate([[0], np.cumsum(holders)])
     peaks = np.zeros(terms, dtype=np.float32)
-    create = partial(np.lib.format.open_memmap, mode="w+", shape=(int(indptr[-1]),))
-    data = create(folder / DATA, dtype=np.float32)
-    indices = create(folder / INDICES, dtype=np.int32)
+    data = _mapped(folder / DATA, np.float32, int(indptr[-1]))
+    indices = _mapped(folder / INDICES, np.int32, int(indptr[-1]))
     filled = indptr[:-1].copy()
     for block, numbers in tqdm(blocks, unit=" blocks", desc="scores"):
         local, passages, frequencies = block.counts()
@@ -200,6 +224,15 @@ def _write_scores(
         array.flush()
     np.save(folder / INDPTR, indptr)
     np.save(folder / PEAKS, peaks)
+
+
+def _mapped(path: Path, dtype: type[np.generic], entries: int) -> Any:
+    """A new array on disk that has its room: a full disk would end the process without a word."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(entries,))
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _write_terms(folder: Path, terms: Sequence[str], passages: int) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from steper.errors import SteperError
 from steper.retrieval.embedding import most_characters, plain, unloadable
-from steper.retrieval.info import Index, IndexInfo, check_request, needs
+from steper.retrieval.info import REBUILD, Index, IndexInfo, check_request, needs
 from steper.retrieval.passages import searched
 from steper.types import Passage
 
@@ -67,12 +67,15 @@ class Reranked:
         self.info, self.index = info, index
         self._name, self._depth = info.reranker.model, info.reranker.depth
         model = self._name if model is None else model
-        self._model = _load(model, device) if isinstance(model, str) else model
-        if self._model.num_labels != 1:
+        self._model = load_reranker(model, device) if isinstance(model, str) else model
+        score = probe_of(self._model, self._name)
+        known = info.reranker.probe
+        if known is not None and abs(score - known) > _PROBE_TOLERANCE * max(1.0, abs(known)):
             raise SteperError(
-                f"gives {self._model.num_labels} scores for a query and a passage, not one.",
+                f"is another model than the one the index was made with, whose score for a fixed "
+                f"pair was {known:.3f}, and not {score:.3f}.",
                 where=self._name,
-                fix="Give one made for ranking, as cross-encoder/ms-marco-MiniLM-L6-v2.",
+                fix=f"Put the former model back. Else: {REBUILD[0].lower()}{REBUILD[1:]}",
             )
         self._characters = most_characters(self._model.max_seq_length)
         self._lock = Lock()
@@ -127,7 +130,35 @@ class Reranked:
         return [round(float(score), _DIGITS) for score in scores]
 
 
-def _load(model: str, device: str) -> CrossEncoder:
+_PROBE = ("Who hosted Hee Haw?", "Roy Clark hosted the country variety show Hee Haw.")
+_PROBE_TOLERANCE = 0.05
+"""Half precision and other hardware differ by less than this share, other models by more."""
+
+
+def probe_of(model: CrossEncoder, name: str) -> float:
+    """A model's score for a fixed pair.
+
+    Raises:
+        SteperError: if it gives more than one score for a pair.
+    """
+    from torch.nn import Identity
+
+    if model.num_labels != 1:
+        raise SteperError(
+            f"gives {model.num_labels} scores for a query and a passage, not one.",
+            where=name,
+            fix="Give one made for ranking, as cross-encoder/ms-marco-MiniLM-L6-v2.",
+        )
+    (score,) = model.predict([_PROBE], activation_fn=Identity(), show_progress_bar=False)
+    return float(score)
+
+
+def load_reranker(model: str, device: str) -> CrossEncoder:
+    """Load a cross-encoder.
+
+    Raises:
+        SteperError: if there is none of that name.
+    """
     try:
         from sentence_transformers import CrossEncoder
     except ImportError:

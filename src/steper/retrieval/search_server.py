@@ -87,7 +87,11 @@ def build_on_server(
 
 
 def add_on_server(
-    passages: Iterable[Passage], info: IndexInfo, *, embedder: Embedder | None
+    passages: Iterable[Passage],
+    info: IndexInfo,
+    *,
+    state: str = "",
+    embedder: Embedder | None,
 ) -> ServerInfo:
     """Add passages to an index of a cluster.
 
@@ -101,8 +105,16 @@ def add_on_server(
     cluster, meta = _open(info)
     first = partial(_first, cluster, described.name)
     embedder = embedder_of(described.embedder, embedder, first)
+    if meta["passages"] > info.passages and meta.get("state") != state:
+        raise SteperError(
+            f"the index {described.name!r} has {meta['passages']:,} passages, this folder knows of "
+            f"{info.passages:,}: another copy of the folder has added to it, or an addition from "
+            "this one was interrupted.",
+            where=cluster.where,
+            fix="Add from that copy; or repeat the very addition that was interrupted first.",
+        )
     # Passages that an interrupted addition left have these numbers, and are replaced.
-    meta |= {"passages": info.passages}
+    meta |= {"passages": info.passages, "state": state}
     _write(cluster, described.name, passages, meta, embedder)
     return described
 
