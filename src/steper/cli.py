@@ -6,6 +6,7 @@ mistakes end with a one-paragraph message and exit code 2.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tomllib
@@ -59,7 +60,25 @@ def main() -> None:
         # The reader of a pipe (`| head`) has enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{os.strerror(error.errno)}. {_MACHINE[error.errno]}"
+        print(f"steper: {where}{reason}", file=sys.stderr)
+        code = 2
     sys.exit(code)
+
+
+_MACHINE = {
+    errno.ENOSPC: "Make room, or choose an --out elsewhere; the same command goes on from here.",
+    errno.EDQUOT: "Make room, or choose an --out elsewhere; the same command goes on from here.",
+    errno.EACCES: "Check its permissions, or choose another --out.",
+    errno.EPERM: "Check its permissions, or choose another --out.",
+    errno.EROFS: "Choose an --out elsewhere.",
+    errno.ENOTDIR: "Check the path: a part of it is a file.",
+}
+"""What the machine refuses, and what to do about it."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -133,6 +152,7 @@ def _serve(arguments: list[str]) -> None:
     limits = Limits(
         max_waiting=config.max_waiting, max_queries=config.max_queries, max_k=config.max_k
     )
+    _quiet_models(config.index)
     serve_index(open_index(config.index), host=config.host, port=config.port, limits=limits)
 
 
@@ -152,6 +172,7 @@ def _rollout(arguments: list[str]) -> None:
     config = parse(RolloutConfig, "rollout", arguments)
     if not config.base_url and config.teacher not in ("annotated", "world"):
         _quiet_libraries()
+    _quiet_models(config.index)
     folder = rollout(config)
     if config.dry_run:
         print(f"Stopped by --dry-run; the same command without it goes on: {folder}")
@@ -243,7 +264,9 @@ def _recall(arguments: list[str]) -> None:
     from steper.config import RecallConfig
     from steper.recall import measure_recall
 
-    print(measure_recall(parse(RecallConfig, "recall", arguments)))
+    config = parse(RecallConfig, "recall", arguments)
+    _quiet_models(*config.index)
+    print(measure_recall(config))
 
 
 def _export(arguments: list[str]) -> None:
@@ -375,6 +398,15 @@ def _unknown(command: str) -> SteperError:
         fix=(f"Perhaps you meant `steper {near[0]}`. " if near else "")
         + "`steper --help` lists the commands.",
     )
+
+
+def _quiet_models(*indexes: str | Path) -> None:
+    """The same, if any of the indexes loads a model; importing transformers takes a second."""
+    from steper.retrieval.indexes import describe_index, is_url
+
+    infos = [describe_index(index) for index in indexes if not is_url(index)]
+    if any(info.kind != "bm25" or info.reranker for info in infos):
+        _quiet_libraries()
 
 
 def _quiet_libraries() -> None:

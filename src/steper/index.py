@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -18,9 +19,10 @@ from steper.config import IndexConfig
 from steper.corpus import CorpusSize, Reading, Reject, corpus_size, read_corpus
 from steper.errors import SteperError
 from steper.retrieval.indexes import Engine, add_to_index, make_index
-from steper.retrieval.info import INFO, IndexInfo, read_info
+from steper.retrieval.info import INFO, PASSAGES, IndexInfo, read_info
 from steper.retrieval.search_client import without_credentials
 from steper.store import Run, require_finished, to_json
+from steper.types import Passage
 
 REJECTED = "rejected.jsonl"
 
@@ -58,17 +60,27 @@ def build_index(config: IndexConfig) -> Path:
             return config.out
         begin = time.monotonic()
         _say(estimate(size, engine))
-        with _rejects(config.out) as reject, _bar(size) as progress:
-            passages = read_corpus(config.source, reading, reject=reject, progress=progress)
-            index = make_index(
-                passages,
-                config.out,
-                engine,
-                keep_duplicates=config.keep_duplicates,
-                reject=reject,
-            )
+        try:
+            with _rejects(config.out) as reject, _bar(size) as bar:
+                index = make_index(
+                    _read(config, reading, reject, bar),
+                    config.out,
+                    engine,
+                    keep_duplicates=config.keep_duplicates,
+                    reject=reject,
+                )
+        except SteperError:
+            _leave_nothing(config.out)
+            raise
         stage.finish(_counts(config.out, index.info, time.monotonic() - begin))
     return config.out
+
+
+def _leave_nothing(out: Path) -> None:
+    """Remove what a mistake left: the command that mends it is another one, and may go here."""
+    for name in (PASSAGES, "offsets.npy", INFO):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "bm25", ignore_errors=True)
 
 
 def _add(config: IndexConfig) -> Path:
@@ -77,8 +89,8 @@ def _add(config: IndexConfig) -> Path:
     with Run.amend(config.out) as stage:
         begin, reading = time.monotonic(), _reading(config)
         size = corpus_size(config.source, reading)
-        with _rejects(config.out, append=True) as reject, _bar(size) as progress:
-            passages = read_corpus(config.source, reading, reject=reject, progress=progress)
+        with _rejects(config.out, append=True) as reject, _bar(size) as bar:
+            passages = _read(config, reading, reject, bar)
             new = add_to_index(passages, config.out, reject=reject)
         _say(f"{new:,} passages added")
         stage.finish(_counts(config.out, read_info(config.out), time.monotonic() - begin))
@@ -145,6 +157,15 @@ def _refuse_unused(config: IndexConfig) -> None:
                 f"has no meaning for a {config.kind} index.",
                 where=f"--{name.replace('_', '-')}",
                 fix=f"Leave it out, or choose --kind {' or '.join(kinds)}.",
+            )
+    for name, needed in (("rerank_depth", "reranker"), ("tokenizer", "chunk_tokens")):
+        default = IndexConfig.model_fields[name].default
+        if getattr(config, name) != default and not getattr(config, needed):
+            other = f"--{needed.replace('_', '-')}"
+            raise SteperError(
+                f"has no meaning without {other}.",
+                where=f"--{name.replace('_', '-')}",
+                fix=f"Leave it out, or give {other}.",
             )
     if config.kind in _SERVERS and not config.urls:
         raise SteperError(
@@ -216,13 +237,21 @@ _PASSAGES_DISK, _BM25_DISK, _VECTOR_DISK = 1.1, 2.0, 3.5
 
 
 @contextmanager
-def _bar(size: CorpusSize) -> Iterator[Callable[[int], None]]:
+def _bar(size: CorpusSize) -> Iterator[tqdm[Any]]:
     with tqdm(total=size.total, unit=size.unit, unit_scale=True, desc="read") as bar:
+        yield bar
 
-        def advance(amount: int) -> None:
-            bar.update(amount)
 
-        yield advance
+def _read(
+    config: IndexConfig, reading: Reading, reject: Callable[[Reject], None], bar: tqdm[Any]
+) -> Iterator[Passage]:
+    """The passages of the corpus; the bar ends with the last one, before words are counted."""
+
+    def advance(amount: int) -> None:
+        bar.update(amount)
+
+    yield from read_corpus(config.source, reading, reject=reject, progress=advance)
+    bar.close()
 
 
 @contextmanager

@@ -84,6 +84,8 @@ def measure_recall(config: RecallConfig) -> str:
             where="--questions",
             fix="Name one for each index, in the same order, or one for all.",
         )
+    if config.json_out and config.json_out.is_dir():
+        raise SteperError("is a folder.", where=str(config.json_out), fix="Name a file.")
     sets = [_measure(where, file, config) for where, file in zip(config.index, files, strict=True)]
     if config.json_out:
         write_json(config.json_out, {"split": config.split or "all", "sets": sets})

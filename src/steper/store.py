@@ -19,7 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -160,16 +160,29 @@ def fingerprint(data: Any) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, or of a folder's names and bytes in sorted order."""
+    """The SHA-256 of a file's bytes, or of a folder's names and bytes in sorted order.
+
+    Of a folder, hidden files (``.git``, ``.lock``) do not count, and a file that may not be read
+    counts with its name only.
+    """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+    if path.is_file():
+        _digest_file(digest, path)
+        return digest.hexdigest()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        name = file.relative_to(path)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(os.fsencode(name))  # a name need not be UTF-8
+        with suppress(PermissionError):
+            _digest_file(digest, file)
     return digest.hexdigest()
+
+
+def _digest_file(digest: hashlib._Hash, file: Path) -> None:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
 
 
 # ---- append-only logs ------------------------------------------------------------------------
@@ -394,7 +407,9 @@ def _is_ours(name: str) -> bool:
     A cache of completions may stay: what is in it is found by what was asked, whatever run asks.
     """
     beginnings = (".manifest.json.", "completions.sqlite")  # the first half-written by a kill
-    return name in ("manifest.json", *DESCRIPTIONS, ".lock") or name.startswith(beginnings)
+    return name in ("manifest.json", *DESCRIPTIONS, ".lock", "rejected.jsonl") or name.startswith(
+        beginnings
+    )
 
 
 def _begun(path: Path, manifest: Mapping[str, Any]) -> bool:

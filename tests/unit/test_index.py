@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,8 @@ def test_building_says_what_it_takes(
         ({"embedder": "x"}, "--kind dense or"),
         ({"kind": "dense", "language": "de"}, "--language"),
         ({"kind": "opensearch"}, "--urls: is missing"),
+        ({"rerank_depth": 7}, "--rerank-depth: has no meaning without --reranker"),
+        ({"tokenizer": "x"}, "--tokenizer: has no meaning without --chunk-tokens"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
@@ -230,3 +233,100 @@ def test_an_interrupted_addition_leaves_the_index_as_it_was(
         assert [p.id for p in index.search(["singer show"], 5)[0]] == ["a"]
     build(more, table, add=True)
     assert {p.id for p in open_index(table).search(["singer show"], 5)[0]} == {"a", "c"}
+
+
+def test_a_name_that_is_no_text_and_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/caf\xe9.md", "wb") as file:
+        file.write(b"# Coffee\n\nIt is hot.\n")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("one")
+    out = build(folder, tmp_path / "index")
+    assert open_index(out).search(["coffee"], 1)[0][0].title == "Coffee"
+    (folder / ".git" / "HEAD").write_text("another")
+    assert build(folder, out) == out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({}, {"other_fields": "ignore"}),
+        ({"other_fields": "ignore", "language": "xx"}, {"other_fields": "ignore"}),
+        ({"other_fields": "ignore", "reranker": "no/such"}, {"other_fields": "ignore"}),
+    ],
+)
+def test_after_a_mistake_the_command_that_mends_it_may_go_to_the_same_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: dict[str, Any],
+    right: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder, out = tmp_path / "notes", tmp_path / "index"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A\n\nSome words.\n")
+    (folder / "b.jsonl").write_text('{"text": "More words.", "lang": "en"}\n')
+    with pytest.raises(SteperError):
+        build(folder, out, **wrong)
+    assert not (out / "info.json").exists()
+    assert open_index(build(folder, out, **right)).info.passages == 2
+
+
+def test_tables_without_texts_are_left_out_on_demand(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A\n\nSome words.\n")
+    (folder / "prices.csv").write_text("name,price\npen,3\n")
+    with pytest.raises(SteperError, match="other-fields ignore"):
+        build(folder, tmp_path / "one")
+    out = build(folder, tmp_path / "two", other_fields="ignore")
+    assert open_index(out).info.passages == 1
+    assert "prices.csv" in (out / "rejected.jsonl").read_text()
+
+
+def test_what_a_kill_left_is_no_part_of_the_index(corpus: Path, tmp_path: Path) -> None:
+    whole = open_index(build(corpus, tmp_path / "whole")).info
+    out = tmp_path / "index"
+    with pytest.raises(SteperError):
+        build(tmp_path / "no", out)
+    left = out / "bm25" / ".blocks-killed"
+    left.mkdir(parents=True)
+    (left / "0.npy").write_bytes(b"x" * 100)
+    from steper.retrieval.indexes import make_index
+    from steper.types import Passage
+
+    made = make_index([Passage("a", "Hee Haw", "A show.")], out).info
+    assert not left.exists()
+    assert made.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "1:2"])
+def test_a_port_that_is_none(corpus: Path, tmp_path: Path, port: str) -> None:
+    with pytest.raises(SteperError, match="is not the URL of a node"):
+        build(corpus, tmp_path / "index", kind="opensearch", urls=(f"http://localhost:{port}",))
+
+
+def test_what_an_addition_cannot_change_is_refused(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    out = build(corpus, tmp_path / "index", kind="lancedb")
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"text": "More."}\n')
+    for options in ({"language": "ko"}, {"embedder": "x"}, {"kind": "dense"}):
+        with pytest.raises(SteperError, match="cannot be changed by --add"):
+            build(more, out, add=True, **options)
+    (out / "known.npy").write_bytes(b"x")
+    with pytest.raises(SteperError, match=r"known\.npy: cannot be read"):
+        build(more, out, add=True)
+
+
+def test_only_what_is_read_counts_in_the_estimate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A\n\nSome words.\n")
+    with (folder / "film.mp4").open("wb") as file:
+        file.truncate(50_000_000)
+    build(folder, tmp_path / "index")
+    assert "about 0 MB of text" in capsys.readouterr().err

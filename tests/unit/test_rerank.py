@@ -151,3 +151,13 @@ def test_scores_that_are_no_numbers_are_told_of(model: str) -> None:
             weights.fill_(float("nan"))
     with pytest.raises(SteperError, match="not numbers"):
         reranked.search(["q"], 1)
+
+
+def test_a_model_without_an_output_layer_is_refused(model: str, tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    BertModel.from_pretrained(model).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((Path(model) / name).read_bytes())
+    with pytest.raises(SteperError, match="is no cross-encoder"):
+        Reranked(info(str(tmp_path), 5), Fixed())

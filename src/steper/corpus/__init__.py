@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Literal
 
 from steper.corpus.documents import cutter, read_document
-from steper.corpus.files import BROKEN, TABLES, Entry, broken, entries, files_below, is_packed
+from steper.corpus.files import (
+    BROKEN,
+    TABLES,
+    Entry,
+    broken,
+    entries,
+    files_below,
+    is_packed,
+    is_readable,
+)
 from steper.corpus.hub import dataset_rows, is_name, is_saved, open_hub, open_saved
 from steper.corpus.reading import Progress, Reading, Reject, Report, reporter
 from steper.corpus.tables import Columns, read_table
@@ -167,8 +176,8 @@ def corpus_size(source: str, reading: Reading = AS_IS) -> CorpusSize:
     if is_name(source):
         return CorpusSize(0, 0, None, None, "rows")
     files = files_below(path, report=lambda _: None)
-    sizes = [(file.stat().st_size, is_packed(file)) for file in files]
-    disk = sum(size for size, _ in sizes)
+    sizes = [(file.stat().st_size, is_packed(file)) for file in files if is_readable(file)]
+    disk = sum(file.stat().st_size for file in files)
     if is_saved(path):
         data = open_saved(path, reading)
         return CorpusSize(disk, disk, len(data), len(data), "rows")

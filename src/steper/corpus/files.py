@@ -102,6 +102,13 @@ def is_packed(path: Path) -> bool:
     return name.endswith((*_PACKED, ".tgz", ".parquet"))
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a file is of a kind that is read."""
+    name = path.name.lower()
+    packing = next((ending for ending in _PACKED if name.endswith(ending)), "")
+    return name.endswith(_ARCHIVES) or bool(_suffix(name.removesuffix(packing)))
+
+
 def entries(source: Path, report: Report, progress: Progress | None) -> Iterator[Entry]:
     """Every readable file, one open at a time: take from it what is needed before the next.
 

@@ -61,11 +61,14 @@ class Columns:
         """
         missing = [name for name in self._wanted if name not in names]
         if missing:
-            raise SteperError(
+            # Whoever lets further columns pass does not mean every table in the folder.
+            error = Unreadable if self._all else SteperError
+            raise error(
                 f"{missing[0]}: required field is missing.",
                 where=where,
                 fix=f"The fields there are {_listed(names)}; say which holds what, for example "
-                "with `--fields text COLUMN`.",
+                "with `--fields text COLUMN`, or leave such files out with `--other-fields "
+                "ignore`.",
             )
         self._refuse_unknown(names, where)
 

@@ -249,14 +249,14 @@ def read_info(folder: Path) -> IndexInfo:
             if begun
             else "Give a folder made by `steper index`.",
         ) from None
-    found = from_json(dict, content, where=str(path)).get("format_version")
+    found = from_json(dict, content, where=str(path), fix=REBUILD).get("format_version")
     if found != FORMAT_VERSION:
         raise SteperError(
             f"format_version: is {found!r}; this version of steper reads {FORMAT_VERSION}.",
             where=str(path),
             fix=REBUILD,
         )
-    return from_json(IndexInfo, content, where=str(path))
+    return from_json(IndexInfo, content, where=str(path), fix=REBUILD)
 
 
 def check_files(folder: Path, info: IndexInfo, *, verify: bool) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,6 +141,8 @@ def _counted(
 
 def _end_with_parent() -> None:
     """End this process with the one that started it, which may be killed without a word."""
+    # Ctrl-C goes to all of a terminal's processes; the parent tells its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 

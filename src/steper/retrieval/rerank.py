@@ -167,4 +167,26 @@ def load_reranker(model: str, device: str) -> CrossEncoder:
         loaded: CrossEncoder = CrossEncoder(model, device=device or None)
     except Exception as error:  # of any of five libraries; each has its own
         raise unloadable("cross-encoder", model, device, error) from None
+    _refuse_random(loaded, model)
     return loaded
+
+
+_CLASSIFIER = "ForSequenceClassification"
+
+
+def _refuse_random(loaded: CrossEncoder, model: str) -> None:
+    """Refuse a model without an output layer: it would get random weights, others at each start.
+
+    Raises:
+        SteperError: if the checkpoint holds none, as that of an embedding model.
+    """
+    saved = getattr(getattr(loaded.model, "config", None), "architectures", None) or ()
+    if type(loaded.model).__name__.endswith(_CLASSIFIER) and not any(
+        name.endswith(_CLASSIFIER) for name in saved
+    ):
+        raise SteperError(
+            f"is no cross-encoder: what was saved ({', '.join(saved) or 'of no stated kind'}) "
+            "scores no pairs of texts.",
+            where=model,
+            fix="Give one made for ranking, as cross-encoder/ms-marco-MiniLM-L6-v2.",
+        )

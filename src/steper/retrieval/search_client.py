@@ -156,11 +156,16 @@ def without_credentials(url: str) -> str:
     Raises:
         SteperError: if it is none.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # no port, or no IPv6 address
+        parts, port = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SteperError("is not the URL of a node.", where=url, fix=_EXAMPLE)
+        shown = url.rpartition("@")[2]
+        raise SteperError("is not the URL of a node.", where=shown, fix=_EXAMPLE)
     # Clients want the port said; :9200 is not a default to them.
-    port = parts.port or (443 if parts.scheme == "https" else 9200)
+    port = port or (443 if parts.scheme == "https" else 9200)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
 
