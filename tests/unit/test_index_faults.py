@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from steper.errors import SteperError
 from steper.retrieval import bm25, indexes
 from steper.retrieval.analysis import Analyzer, settings
 from steper.retrieval.indexes import Engine, add_to_index, make_index, open_index
-from steper.types import Passage
+from steper.types import IndexKind, Passage
 
 PASSAGES = [Passage(f"p{i}", "", f"alpha unique{i} common words of all") for i in range(1000)]
 
@@ -215,3 +216,33 @@ def test_a_table_made_twice_has_one_fingerprint(tmp_path: Path) -> None:
     one, other = (make_index(PASSAGES[:50], tmp_path / n, Engine("lancedb")).info for n in "ab")
     assert one.files != other.files
     assert one.fingerprint == other.fingerprint
+
+
+def unread() -> Iterator[Passage]:
+    pytest.fail("the corpus was read before the engine was checked")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (Engine(language="xx"), "unknown language"),
+        (Engine("opensearch", urls=("http://127.0.0.1:9",)), "no answer from the cluster"),
+        (Engine("elasticsearch", urls=("http://127.0.0.1:9",)), "no answer from the cluster"),
+    ],
+)
+def test_what_cannot_be_built_is_told_of_before_the_corpus_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, message: str
+) -> None:
+    monkeypatch.setattr("steper.retrieval.search_client.PAUSES_S", ())
+    with pytest.raises(SteperError, match=message):
+        make_index(unread(), tmp_path, engine)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "lancedb", "opensearch"])
+def test_a_missing_library_is_told_of_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: IndexKind
+) -> None:
+    monkeypatch.setattr(indexes, "find_spec", lambda name: None)
+    with pytest.raises(SteperError, match=r"pip install 'steper\["):
+        make_index(unread(), tmp_path, Engine(kind, urls=("http://127.0.0.1:9",)))

@@ -16,6 +16,7 @@ import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,7 @@ from steper.retrieval.info import (
     RerankerInfo,
     check_files,
     file_infos,
+    needs,
     read_info,
 )
 from steper.retrieval.passages import PassageFile, Written, write_passages
@@ -144,8 +146,8 @@ def make_index(
     Raises:
         SteperError: if there is nothing to search by, or a library, model or server is missing.
     """
-    # Before the corpus is read: a model or library that is missing is told of at once.
-    settings(engine.language)
+    # Before the corpus is read, which may take an hour.
+    _check(engine)
     embedder, reranker = engine.load_embedder(), engine.load_reranker()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
@@ -176,6 +178,28 @@ def make_index(
     for name in PARTIAL:
         (folder / "dense" / name).unlink(missing_ok=True)
     return _open(folder, embedder, reranker)
+
+
+_LIBRARIES = {
+    "dense": "faiss",
+    "hybrid": "faiss",
+    "lancedb": "lancedb",
+    "opensearch": "opensearchpy",
+    "elasticsearch": "elasticsearch",
+}
+
+
+def _check(engine: Engine) -> None:
+    """Refuse an engine whose language is unknown, library missing, or cluster away."""
+    settings(engine.language)
+    library = _LIBRARIES.get(engine.kind)
+    if library and find_spec(library) is None:
+        extra = "dense" if library == "faiss" else engine.kind
+        raise needs(extra, f"An index of kind {engine.kind}")
+    if engine.kind in ("opensearch", "elasticsearch"):
+        from steper.retrieval.search_client import Cluster
+
+        Cluster(engine.kind, engine.urls)
 
 
 def _reranker_info(reranker: CrossEncoder | None, engine: Engine) -> RerankerInfo | None:
