@@ -60,6 +60,15 @@ def _heading_text(text: str) -> str:
     return bare.rstrip() if not bare or bare[-1].isspace() else text
 
 
+def whole(text: str) -> str:
+    r"""A text in which halves of characters (lone surrogates), which no file holds, are replaced.
+
+    >>> whole("a\ud83d\ude00b\ud800") == "a\U0001f600b\ufffd"
+    True
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 # ---- words and sentences -----------------------------------------------------------------------
 
 # Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.

@@ -21,7 +21,7 @@ from typing import Any
 from steper.corpus.reading import Reading, Report
 from steper.corpus.tables import not_utf8
 from steper.errors import SteperError
-from steper.prose import below, sections, split_passages
+from steper.prose import below, sections, split_passages, whole
 from steper.records import BOM, Unreadable
 from steper.retrieval.info import needs
 
@@ -241,9 +241,4 @@ def _pdf(data: bytes, stem: str, where: str, report: Report) -> list[Section]:
                 what = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}."
                 report(SteperError(what, where=f"{where}: page {number}"))
     text = _HYPHENATED.sub("", "\n".join(texts))
-    return [(_whole(" ".join(str(title).split())) or stem, _whole(text))]
-
-
-def _whole(text: str) -> str:
-    """Text in which halves of characters, as damaged fonts give them, are replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return [(whole(" ".join(str(title).split())) or stem, whole(text))]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steper.errors import SteperError
+from steper.prose import whole
 from steper.retrieval.info import REBUILD, EmbedderInfo, needs
 from steper.retrieval.passages import PassageFile, searched
 from steper.store import read_json, write_json
@@ -248,7 +249,7 @@ def close(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> bool:
 
 def plain(text: str, characters: int) -> str:
     """At most that many characters of a text, and only such as a tokenizer takes."""
-    return text.strip()[:characters].encode("utf-8", "replace").decode("utf-8")
+    return whole(text.strip()[:characters])
 
 
 def most_characters(tokens: int | None) -> int:

@@ -53,11 +53,6 @@ def query_words(query: str) -> str:
     return " ".join(islice(dict.fromkeys(_analyzer().words(query)), MOST_WORDS))
 
 
-def encodable(text: str) -> str:
-    """A text as UTF-8 can hold it: lone surrogates become question marks."""
-    return text.encode(errors="replace").decode()
-
-
 def embedder_of(
     info: EmbedderInfo | None, given: Embedder | None, first: Callable[[], Passage]
 ) -> Embedder | None:

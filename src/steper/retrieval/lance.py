@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steper.errors import SteperError
+from steper.prose import whole
 from steper.retrieval.analysis import settings
 from steper.retrieval.engines import (
     FUSED_DEPTH,
     embedder_of,
-    encodable,
     query_words,
 )
 from steper.retrieval.hybrid import fuse
@@ -221,7 +221,7 @@ class LanceIndex:
         asked = [query for query in queries if query.strip()]
         vectors: Any = [None] * len(asked)
         if self._embedder is not None and asked:
-            vectors = self._embedder.queries([encodable(query) for query in asked])
+            vectors = self._embedder.queries([whole(query) for query in asked])
         # Several at a time: the storage may be far away.
         with _explained(self._where), ThreadPoolExecutor(max_workers=8) as pool:
             found = iter(list(pool.map(partial(self._find, k=k), asked, vectors)))

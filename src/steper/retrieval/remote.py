@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
 from urllib3.util import make_headers, parse_url
 
 from steper.errors import SteperError
+from steper.prose import whole
 from steper.retrieval.info import IndexInfo, check_request
 from steper.store import from_json
 from steper.types import STRICT, Passage
@@ -190,7 +191,7 @@ class RemoteIndex:
         room = self.limits.max_body_bytes - len(b'{"k":,"queries":[]}') - len(str(2**63))
         size = 0
         for query in queries:
-            text = json.dumps(_plain(query), ensure_ascii=False).encode()
+            text = json.dumps(whole(query), ensure_ascii=False).encode()
             if part and (len(part) == self.limits.max_queries or size + len(text) + 1 > room):
                 yield part
                 part, size = [], 0
@@ -280,8 +281,3 @@ def _address(url: str) -> tuple[str, str | None]:
         )
     login = None if parts.auth is None else unquote(parts.auth)
     return parts._replace(auth=None).url.rstrip("/"), login
-
-
-def _plain(text: str) -> str:
-    """The text with halves of surrogate pairs replaced, which no JSON reader has to take."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

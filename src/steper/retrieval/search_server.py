@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from steper.errors import SteperError
+from steper.prose import whole
 from steper.retrieval.analysis import settings
 from steper.retrieval.engines import (
     FUSED_DEPTH,
     batched,
     embedder_of,
-    encodable,
     query_words,
     searched_words,
 )
@@ -234,7 +234,7 @@ class ServerIndex:
         return [next(found) if text else [] for text in words]
 
     def _by_vector(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        asked = [encodable(query) for query in queries if query.strip()]
+        asked = [whole(query) for query in queries if query.strip()]
         if not asked or self._embedder is None:
             return [[] for _ in queries]
         visible = _below(len(self))
