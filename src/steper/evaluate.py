@@ -149,7 +149,7 @@ def evaluate(
     with Run.open(
         config.out,
         stage="evaluate",
-        config=identity(config, "retry_failed setting") | setting.record(),
+        config=identity(config, index, "retry_failed setting") | setting.record(),
         inputs=read,
     ) as stage:
         if stage.finished and not config.retry_failed:

@@ -20,6 +20,7 @@ from steper.corpus import CorpusSize, Reading, Reject, corpus_size, read_corpus
 from steper.errors import SteperError
 from steper.retrieval.indexes import Engine, add_to_index, make_index
 from steper.retrieval.info import INFO, PASSAGES, IndexInfo, read_info
+from steper.retrieval.passages import offsets_of
 from steper.retrieval.search_client import without_credentials
 from steper.store import Run, require_finished, to_json
 from steper.types import Passage
@@ -78,8 +79,8 @@ def build_index(config: IndexConfig) -> Path:
 
 def _leave_nothing(out: Path) -> None:
     """Remove what a mistake left: the command that mends it is another one, and may go here."""
-    for name in (PASSAGES, "offsets.npy", INFO):
-        (out / name).unlink(missing_ok=True)
+    for path in (out / PASSAGES, offsets_of(out / PASSAGES), out / INFO):
+        path.unlink(missing_ok=True)
     shutil.rmtree(out / "bm25", ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ from steper.metrics import mean_interval
 from steper.models import API, RUN_SETTING, build_lm, telling, write_setting
 from steper.protocols import LM, Usage
 from steper.retrieval.indexes import describe_index, open_index
+from steper.retrieval.info import IndexInfo
 from steper.setting import Setting
 from steper.store import Run, fingerprint, read_records
 from steper.templates import load_template
@@ -118,7 +119,11 @@ def rollout(config: RolloutConfig, *, say: Callable[[str], None] = print) -> Pat
     with Run.open(
         config.out,
         stage="rollout",
-        config=identity(config, "retry_failed dry_run dry_run_questions engine workers worker_gpus")
+        config=identity(
+            config,
+            describe_index(config.index),
+            "retry_failed dry_run dry_run_questions engine workers worker_gpus",
+        )
         # A file of that name may change under a run.
         | {"prompt": _named(config.prompt or config.strategy, setting)},
         inputs=inputs(config),
@@ -152,14 +157,16 @@ def open_purse(folder: Path, budget: float | None) -> Purse:
     return Purse(budget, spent=paid(*folder.glob(LEDGERS)), ledger=folder / "spent.log")
 
 
-def identity(config: RolloutConfig | EvaluateConfig, without: str) -> dict[str, Any]:
+def identity(
+    config: RolloutConfig | EvaluateConfig, index: IndexInfo, without: str
+) -> dict[str, Any]:
     """What of a configuration makes a run what it is, for its manifest."""
     # What files hold is among the manifest's inputs; their paths may be spelled otherwise.
     paths = ("out", "index", "questions", "chains")
     exclude = {*paths, *MEANS.split(), *without.split()}
     return config.model_dump(mode="json", exclude=exclude) | {
         "endpoint": bool(config.base_url),
-        "index": describe_index(config.index).fingerprint,
+        "index": index.fingerprint,
     }
 
 

@@ -106,7 +106,7 @@ def read_records(path: Path, type_: type[T]) -> list[T]:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` at the end, if nothing went wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -122,13 +122,13 @@ def _replaced(path: Path) -> Iterator[BinaryIO]:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file so that it is either the old one or the new one, never half."""
-    with _replaced(path) as file:
+    with replaced(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write a whole JSONL file atomically, record by record."""
-    with _replaced(path) as file:
+    with replaced(path) as file:
         for record in records:
             file.write(f"{to_json(record)}\n".encode())
 
@@ -240,7 +240,7 @@ class Log(Generic[T]):
         """Rewrite the file sorted by key, each key once, and leave some keys out."""
         self._places = {k: place for k, place in self._places.items() if k not in without}
         places: dict[str, tuple[int, int]] = {}
-        with _replaced(self.path) as file:
+        with replaced(self.path) as file:
             for key, line in zip(sorted(self._places), self._lines(), strict=True):
                 places[key] = (file.tell(), len(line))
                 file.write(line)

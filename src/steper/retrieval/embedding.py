@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 _PROBE_NUMBERS = 16
-_PROBE_TOLERANCE = 0.05
+PROBE_TOLERANCE = 0.05
 """Half precision and other hardware differ by less than this share, other models by more."""
 
 _CPU_BATCH, _GPU_BATCH = 16, 128
@@ -244,7 +244,7 @@ def close(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> bool:
     """Whether two vectors of one text come from the same model."""
     if ours.shape != theirs.shape:
         return False
-    return bool(np.linalg.norm(ours - theirs) <= _PROBE_TOLERANCE * np.linalg.norm(theirs))
+    return bool(np.linalg.norm(ours - theirs) <= PROBE_TOLERANCE * np.linalg.norm(theirs))
 
 
 def plain(text: str, characters: int) -> str:

@@ -28,9 +28,6 @@ T = TypeVar("T")
 MOST_WORDS = 512
 """Of a query's distinct words, so many are searched. Servers refuse more than 1,024 clauses."""
 
-FUSED_DEPTH = 100
-"""How many passages of each ranking are fused, at least ``k``."""
-
 
 @cache
 def _analyzer() -> Analyzer:

@@ -17,6 +17,9 @@ from math import fsum
 from steper.retrieval.info import Index, IndexInfo, check_request
 from steper.types import Passage
 
+FUSED_DEPTH = 100
+"""How many passages of each ranking are fused, at least ``k``."""
+
 
 class HybridIndex:
     """Several indexes of one corpus as one. As safe with threads as they are.
@@ -33,7 +36,7 @@ class HybridIndex:
         info: IndexInfo,
         indexes: Sequence[Index],
         *,
-        depth: int = 100,
+        depth: int = FUSED_DEPTH,
         constant: int = 60,
     ) -> None:
         self.info, self.indexes = info, tuple(indexes)

@@ -11,7 +11,6 @@ passages and every file beside it are described there.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -42,8 +41,14 @@ from steper.retrieval.info import (
     needs,
     read_info,
 )
-from steper.retrieval.passages import PassageFile, Written, write_passages
-from steper.store import write_json
+from steper.retrieval.passages import (
+    PassageFile,
+    Written,
+    content,
+    offsets_of,
+    write_passages,
+)
+from steper.store import replaced, write_json
 from steper.types import IndexKind, Passage, Vectors
 
 if TYPE_CHECKING:
@@ -256,7 +261,8 @@ def _build(
         case _:
             return info
     # The engine has the passages now.
-    _save(folder / KNOWN, _hashes(passages))
+    with replaced(folder / KNOWN) as file:
+        np.save(file, _hashes(passages))
     _forget(passages)
     return info
 
@@ -303,7 +309,8 @@ def add_to_index(
 
         server = add_on_server(new.passages, info, state=corpus_sha256, embedder=None)
         info = replace(info, server=server)
-    _save(folder / KNOWN, np.concatenate([known, _hashes(new.passages)], axis=1))
+    with replaced(folder / KNOWN) as file:
+        np.save(file, np.concatenate([known, _hashes(new.passages)], axis=1))
     info = replace(
         info,
         passages=info.passages + len(new.passages),
@@ -434,9 +441,8 @@ def _opened(folder: Path, info: IndexInfo, embedder: Embedder | None) -> Index:
 
 def _files(folder: Path) -> Iterator[Path]:
     """The files of an index, but for those that its run or another engine accounts for."""
-    for name in (PASSAGES, "offsets.npy"):
-        if (folder / name).exists():
-            yield folder / name
+    passages = folder / PASSAGES
+    yield from (path for path in (passages, offsets_of(passages)) if path.exists())
     for part in ("bm25", "dense", "lance"):
         found = (path for path in (folder / part).rglob("*") if path.is_file())
         yield from (path for path in found if path.name not in (*PARTIAL, _HINT))
@@ -444,7 +450,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _forget(passages: PassageFile) -> None:
     passages.path.unlink()
-    passages.path.with_name("offsets.npy").unlink()
+    offsets_of(passages.path).unlink()
 
 
 def _hashes(passages: Iterable[Passage]) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
@@ -456,21 +462,11 @@ def _hashes(passages: Iterable[Passage]) -> np.ndarray[tuple[int, int], np.dtype
 
 
 def _hash_pair(passage: Passage) -> tuple[int, int]:
-    parts = (passage.id, "\n".join(" ".join(t.split()) for t in (passage.title, passage.text)))
+    parts = (passage.id, "\n".join(content(passage)))
     one, other = (
         hashlib.blake2b(part.encode(errors="replace"), digest_size=8).digest() for part in parts
     )
     return int.from_bytes(one, "big"), int.from_bytes(other, "big")
-
-
-def _save(path: Path, array: Any) -> None:
-    """Write an array so that the file is either the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _known(folder: Path, info: IndexInfo) -> Any:
@@ -489,8 +485,8 @@ def _unknown(passages: Iterable[Passage], known: Any, report: Report) -> Iterato
     """Those whose content is not known; of them, those whose id is known are reported."""
     ids, contents = (np.sort(row) for row in known)  # sets would take ten times the memory
     for passage in passages:
-        id_, content = map(np.uint64, _hash_pair(passage))
-        if _holds(contents, content):
+        id_, content_hash = map(np.uint64, _hash_pair(passage))
+        if _holds(contents, content_hash):
             continue
         if _holds(ids, id_):
             report(

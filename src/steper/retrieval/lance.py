@@ -28,11 +28,10 @@ from steper.errors import SteperError
 from steper.prose import whole
 from steper.retrieval.analysis import settings
 from steper.retrieval.engines import (
-    FUSED_DEPTH,
     embedder_of,
     query_words,
 )
-from steper.retrieval.hybrid import fuse
+from steper.retrieval.hybrid import FUSED_DEPTH, fuse
 from steper.retrieval.info import REBUILD, IndexInfo, TableInfo, check_request, needs
 from steper.retrieval.lance_table import OWNER, Rows, index_vectors, words_index
 from steper.store import write_atomic

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steper.errors import SteperError
-from steper.retrieval.embedding import most_characters, plain, unloadable
+from steper.retrieval.embedding import PROBE_TOLERANCE, most_characters, plain, unloadable
 from steper.retrieval.info import REBUILD, Index, IndexInfo, check_request, needs
 from steper.retrieval.passages import searched
 from steper.types import Passage
@@ -70,7 +70,7 @@ class Reranked:
         self._model = load_reranker(model, device) if isinstance(model, str) else model
         score = probe_of(self._model, self._name)
         known = info.reranker.probe
-        if known is not None and abs(score - known) > _PROBE_TOLERANCE * max(1.0, abs(known)):
+        if known is not None and abs(score - known) > PROBE_TOLERANCE * max(1.0, abs(known)):
             raise SteperError(
                 f"is another model than the one the index was made with, whose score for a fixed "
                 f"pair was {known:.3f}, and not {score:.3f}.",
@@ -131,8 +131,6 @@ class Reranked:
 
 
 _PROBE = ("Who hosted Hee Haw?", "Roy Clark hosted the country variety show Hee Haw.")
-_PROBE_TOLERANCE = 0.05
-"""Half precision and other hardware differ by less than this share, other models by more."""
 
 
 def probe_of(model: CrossEncoder, name: str) -> float:

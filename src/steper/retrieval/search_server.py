@@ -21,13 +21,12 @@ from steper.errors import SteperError
 from steper.prose import whole
 from steper.retrieval.analysis import settings
 from steper.retrieval.engines import (
-    FUSED_DEPTH,
     batched,
     embedder_of,
     query_words,
     searched_words,
 )
-from steper.retrieval.hybrid import fuse
+from steper.retrieval.hybrid import FUSED_DEPTH, fuse
 from steper.retrieval.info import REBUILD, IndexInfo, ServerInfo, check_request
 from steper.retrieval.search_client import Cluster, ServerKind
 from steper.retrieval.search_layout import new_layout
