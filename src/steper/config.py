@@ -378,6 +378,9 @@ class _Evaluate(Config):
     """Questions file."""
     out: Path
     """Run folder."""
+    label: str = ""
+    """Name of the run in tables and reports, where runs of one label are the seeds of one arm; by
+    default the output folder's."""
     split: str | None = None
     """Use only the questions of this split."""
     limit: int | None = Field(default=None, ge=1)

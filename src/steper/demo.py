@@ -46,7 +46,7 @@ OBJECTIVES: Mapping[str, str] = {
     "steper_difficulty": "difficulty",
 }
 MEASURES = (
-    "em", "f1", "acc", "recall", "first_step_acc", "middle_step_acc", "last_step_acc",
+    "em", "f1", "acc", "recall", "initialization", "expansion", "aggregation",
 )  # fmt: skip
 
 
@@ -182,9 +182,9 @@ def _evaluate(folder: Path, arm: str, model: str, seed: int) -> Path:
             error_rate=ERROR_RATE,
             max_tokens=32,  # a sentence of this world has 10
             seed=seed,
+            label=arm,
             **own,  # type: ignore[arg-type]
-        ),
-        label=arm,
+        )
     )
 
 
@@ -192,7 +192,7 @@ def _results(evaluations: list[Path]) -> dict[str, Any]:
     """Per arm the mean over seeds of each measure, flat, for other programs."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for folder in evaluations:
-        result = read_json(folder / "evaluation.json")
+        result = read_json(folder / "results.json")
         arms.setdefault(result["label"], []).append(result)
     return {
         arm: {

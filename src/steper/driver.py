@@ -10,6 +10,7 @@ for at the same time come in one batch.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,11 +37,13 @@ class Outcome:
     Attributes:
         usage: what each step took, all its candidates together.
         outage: whether it failed because no server answered.
+        seconds: from its first order to its end, waits for other runs included.
     """
 
     result: Trajectory | Failure
     usage: tuple[Usage, ...]
     outage: bool = False
+    seconds: float = 0.0
 
 
 HOPELESS = 20
@@ -225,6 +228,7 @@ class _Run:
     searched: Search | None = None
     new: tuple[Passage, ...] = ()
     asked: Stopped = "answer"
+    begin: float = field(default_factory=time.monotonic)
 
     def receive(self, search: Search, found: Iterable[Passage]) -> None:
         """Append the passages not seen before, in retrieval order; nothing is ever re-sorted."""
@@ -243,13 +247,18 @@ class _Run:
 
     def outcome(self, answer: str) -> Outcome:
         trajectory = Trajectory(self.question, tuple(self.steps), answer, self.asked, self.sample)
-        return Outcome(trajectory, tuple(self.usage))
+        return Outcome(trajectory, tuple(self.usage), seconds=self.seconds)
 
     def failure(self, error: CompletionError) -> Outcome:
         id_ = run_id(self.question, self.sample)
         step = len(self.steps) + 1
         failure = Failure(id_, self.question, self.sample, step, str(error))
-        return Outcome(failure, tuple(self.usage), isinstance(error, Outage))
+        return Outcome(failure, tuple(self.usage), isinstance(error, Outage), self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return round(time.monotonic() - self.begin, 4)
 
     @property
     def tokens(self) -> int:

@@ -1,35 +1,39 @@
 """`steper evaluate`: run a student, base model or teacher on questions and score it.
 
-Scores come with bootstrap 95% intervals. Where questions have gold chains, the three abilities
-are scored too, exactly and for free: see ``step_accuracies``. Writes ``trajectories.jsonl``,
-``scores.jsonl`` (one line a question) and ``evaluation.json``.
+Writes ``trajectories.jsonl``, ``usage.jsonl``, ``scores.jsonl`` (every measure of each question, as
+``steper.scores`` defines them) and ``results.json``: each measure's mean with its bootstrap 95%
+interval, also by question type and hops, and everything needed to make the run again.
 """
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
+from steper.arms import RESULTS, SCORES
 from steper.config import EvaluateConfig
 from steper.errors import SteperError
-from steper.metrics import Rules, mean_interval, normalize, recall, score
 from steper.models import (
     API,
     COMPLETIONS,
     build_lm,
     default_setting,
     model_path,
+    parameter_count,
     taught_setting,
 )
 from steper.retrieval.indexes import describe_index
+from steper.retrieval.info import IndexInfo
 from steper.rollout import (
     Logs,
     answerable,
@@ -40,96 +44,27 @@ from steper.rollout import (
     read_questions,
     roll,
 )
+from steper.scores import (
+    SHARES,
+    QuestionScore,
+    breakdown,
+    recall_by_step,
+    score_trajectory,
+    summarise,
+)
 from steper.setting import Setting
-from steper.store import Run, read_json, write_json, write_records
+from steper.store import Run, fingerprint, read_json, write_json, write_records
 from steper.templates import load_template
-from steper.types import STRICT, Trajectory
-
-MEASURES = (
-    "em", "f1", "acc", "recall", "first_step_acc", "middle_step_acc", "last_step_acc", "steps",
-)  # fmt: skip
-
 
 OPTIONS = ("k", "max_steps", "max_passages", "max_run_tokens", "early_stop", "force_search")
 """Options of the command that are fields of the setting, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionScore:
-    """All measures of one question; ``None`` where a measure does not apply to it."""
-
-    __pydantic_config__ = STRICT
-
-    id: str
-    em: float
-    f1: float
-    acc: float
-    recall: float | None
-    first_step_acc: float | None
-    middle_step_acc: float | None
-    last_step_acc: float | None
-    steps: int
-
-
-def step_accuracies(trajectory: Trajectory) -> tuple[float | None, float | None, float | None]:
-    """The three abilities on the gold chain: (first, middle, last), ``None`` where unknown.
-
-    A step before the last is right if its sentence states the answer of a hop that was not stated
-    before and whose passage has been retrieved; or, where the next hop's passage has not been
-    retrieved, if searching with the sentence brings that passage. Everything is checked on the
-    trajectory itself, so no judge is needed. First is step 1, middle the mean over steps 2 … S-1,
-    last whether the run's answer is right (EM).
-    """
-    hops = [hop for hop in trajectory.question.chain if hop.answer and hop.title]
-    if not hops or not trajectory.steps:
-        return None, None, None
-    steps = trajectory.steps
-    unstated, seen, right = list(hops), set[str](), list[float]()
-    for step, following in pairwise(steps):
-        seen |= {passage.title for passage in step.passages}
-        said = f" {normalize(step.reasoning)} "
-        stated = [h for h in unstated if h.title in seen and f" {normalize(h.answer)} " in said]
-        # Of hops with equal answers, one sentence states one.
-        stated = list({normalize(h.answer): h for h in reversed(stated)}.values())
-        if stated or not unstated:
-            right.append(float(bool(stated)))
-        else:
-            found = {passage.title for passage in following.passages}
-            right.append(float(unstated[0].title in found))
-        unstated = [hop for hop in unstated if hop not in stated]
-    last = score(trajectory.answer, trajectory.question.answers).em
-    # A run of one step skipped the beginning: it answered without any reasoning of its own.
-    return (right[0] if right else 0.0), (fmean(right[1:]) if right[1:] else None), last
-
-
-def score_trajectory(trajectory: Trajectory, rules: Rules) -> QuestionScore:
-    """All measures of one run."""
-    question = trajectory.question
-    answer = score(trajectory.answer, question.answers, rules=rules)
-    first, middle, last = step_accuracies(trajectory)
-    titles = [passage.title for passage in trajectory.passages]
-    gold = question.supporting_titles
-    return QuestionScore(
-        id=question.id,
-        em=answer.em,
-        f1=answer.f1,
-        acc=answer.acc,
-        recall=recall(titles, gold) if gold else None,
-        first_step_acc=first,
-        middle_step_acc=middle,
-        last_step_acc=last,
-        steps=len(trajectory.steps),
-    )
-
-
-def evaluate(
-    config: EvaluateConfig, *, label: str = "", say: Callable[[str], None] = print
-) -> Path:
+def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> Path:
     """Run the stage and return its folder.
 
     Args:
         config: what to evaluate on what.
-        label: name of the run in tables; by default the output folder's.
         say: receives what the model has to tell of its calls.
 
     Raises:
@@ -173,54 +108,69 @@ def evaluate(
         roll(runs, logs, config, setting=setting, lm=lm, say=say)
         seconds = round(time.monotonic() - begin, 2)
         logs.finish()
-        done = list(logs.trajectories)
         if len(logs.failed):
             say(
                 f"{len(logs.failed)} questions failed and are not scored; --retry-failed tries "
                 "them again"
             )
-        scores = [score_trajectory(trajectory, config.rules) for trajectory in done]
-        write_records(stage.path / "scores.jsonl", scores)
-        result: dict[str, Any] = {
-            "label": label or config.out.name,
-            "model": config.model,
-            "split": config.split or "all",
-            "n": len(scores),
+        took = {run.id: run for run in logs.usage}
+        scores = [
+            score_trajectory(t, config.rules, usage=took[t.id].total, seconds=took[t.id].seconds)
+            for t in logs.trajectories
+        ]
+        write_records(stage.path / SCORES, scores)
+        result = {
+            "kind": "evaluation",
+            "label": config.label or config.out.resolve().name,
+            **_made_of(config, setting, index, stage),
             "failed": len(logs.failed),
-            "usage": counts(logs),
-            "questions_sha256": stage.inputs["questions"],
-            "corpus_sha256": index.corpus_sha256,
-            "retriever": index.kind,
-            "rules": config.rules,
-            "setting": setting.record(),
             "seconds": seconds,
-            "metrics": summarise(scores, seed=config.seed),
-            "by_type": _by_type(done, scores),
+            "usage": counts(logs),
+            **_figures(scores, config.seed),
         }
-        write_json(stage.path / "evaluation.json", result)
+        write_json(stage.path / RESULTS, result)
         stage.finish({"questions": len(scores), "em": result["metrics"]["em"]["value"]})
     return stage.path
 
 
-def summarise(scores: Sequence[QuestionScore], *, seed: int) -> dict[str, Any]:
-    """Each measure's mean and bootstrap 95% interval over the questions it applies to."""
-    summary: dict[str, Any] = {}
-    for measure in MEASURES:
-        values = [v for s in scores if (v := getattr(s, measure)) is not None]
-        summary[measure] = asdict(mean_interval(values, seed=seed)) if values else None
-    return summary
-
-
-def _by_type(
-    trajectories: Sequence[Trajectory], scores: Sequence[QuestionScore]
-) -> dict[str, dict[str, float]]:
-    groups: dict[str, list[QuestionScore]] = defaultdict(list)
-    for trajectory, question_score in zip(trajectories, scores, strict=True):
-        groups[trajectory.question.type or "all"].append(question_score)
+def _made_of(
+    config: EvaluateConfig, setting: Setting, index: IndexInfo, stage: Run
+) -> dict[str, Any]:
+    """What the run is of: everything needed to make it again, or to compare it with another."""
     return {
-        type_: {m: fmean(getattr(s, m) for s in group) for m in ("em", "f1", "acc")}
-        | {"n": len(group)}
-        for type_, group in sorted(groups.items())
+        "model": config.model,
+        "endpoint": bool(config.base_url),
+        "parameters": None if config.base_url else parameter_count(config.model),
+        "split": config.split or "all",
+        "seeds": [config.seed],
+        "questions_sha256": stage.inputs["questions"],
+        "corpus_sha256": index.corpus_sha256,
+        "index_fingerprint": index.fingerprint,
+        "retriever": index.kind,
+        "rules": config.rules,
+        "setting": setting.record(),
+        "prompt_sha256": fingerprint(setting.record()["template"]),
+        "concurrency": config.concurrency,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("steper", "torch", "transformers")},
+    }
+
+
+def _figures(scores: Sequence[QuestionScore], seed: int) -> dict[str, Any]:
+    """Everything counted over questions."""
+    took = [s.seconds for s in scores if s.seconds is not None]
+    return {
+        "n": len(scores),
+        "metrics": summarise(scores, seed=seed),
+        "by_type": breakdown(scores, lambda s: s.type or "all", seed=seed),
+        "by_hops": breakdown(scores, lambda s: str(s.hops or "unknown"), seed=seed),
+        "recall_by_step": recall_by_step(scores),
+        # Of questions that wait for each other: with --concurrency 1 it is one question's own.
+        "latency": {
+            "median_s": float(np.quantile(took, 0.5)),
+            "p95_s": float(np.quantile(took, 0.95)),
+            "n": len(took),
+        },
     }
 
 
@@ -259,31 +209,43 @@ def _refuse_other(own: Setting, config: EvaluateConfig) -> None:
             )
 
 
+COLUMNS: Mapping[str, str] = {
+    "em": "EM",
+    "f1": "F1",
+    "acc": "Acc",
+    "recall": "recall",
+    "initialization": "init.",
+    "expansion": "exp.",
+    "aggregation": "agg.",
+    "subquestion_acc": "sub-q.",
+    "steps": "steps",
+    "searches": "searches",
+}
+"""The measures of the table with their headings."""
+
+
 def evaluation_table(folders: Sequence[Path]) -> str:
-    """One row a label: each measure's mean over its runs, in percent but for steps and seconds."""
+    """One row a label: each measure's mean over its runs, shares in percent."""
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for folder in folders:
-        result = read_json(folder / "evaluation.json")
+        result = read_json(folder / RESULTS)
         runs[result["label"]].append(result)
 
     def cell(results: list[dict[str, Any]], measure: str) -> str:
         values = [r["metrics"][measure]["value"] for r in results if r["metrics"][measure]]
         if not values:
             return "-"
-        return f"{fmean(values):.1f}" if measure == "steps" else f"{100 * fmean(values):.1f}"
+        return f"{fmean(values) * (100 if measure in SHARES else 1):.1f}"
 
     rows = [
         [
             label,
             f"{sum(r['n'] for r in results)}",
-            f"{sum(r.get('failed', 0) for r in results)}",
-            *(cell(results, measure) for measure in MEASURES),
+            f"{sum(r['failed'] for r in results)}",
+            *(cell(results, measure) for measure in COLUMNS),
             f"{fmean(r['seconds'] for r in results):.0f}",
         ]
         for label, results in runs.items()
     ]
-    headers = [
-        *("", "n", "failed", "EM", "F1", "Acc", "recall", "first", "middle", "last", "steps"),
-        "seconds",
-    ]
+    headers = ["", "n", "failed", *COLUMNS.values(), "seconds"]
     return tabulate(rows, headers=headers, stralign="right", disable_numparse=True)

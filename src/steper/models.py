@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,12 @@ RUN_SETTING = "setting.json"
 STUDENT_SETTING = "steper.json"
 """Name of the setting in a student folder."""
 
-BASE_READER = Path(__file__).parent / "world" / "base_reader"
+_WORLD = Path(__file__).parent / "world"
+BASE_READERS = {
+    "base-reader": _WORLD / "base_reader",
+    "base-reader-small": _WORLD / "base_reader_small",
+}
+"""The offline world's untaught models, by name."""
 
 
 def build_lm(
@@ -155,7 +161,22 @@ def cache_path(given: str, default: Path | None = None) -> Path | None:
 
 def model_path(name: str) -> str:
     """What ``transformers`` should load for a name."""
-    return str(BASE_READER) if name == "base-reader" else name
+    return str(BASE_READERS.get(name, name))
+
+
+def parameter_count(name: str) -> int | None:
+    """Parameters of a model in a folder, from the headers of its files; ``None`` if unknown."""
+    files = sorted(Path(model_path(name)).glob("*.safetensors"))
+    if not files:
+        return None
+    from safetensors import safe_open
+
+    total = 0
+    for file in files:
+        with safe_open(file, framework="np") as tensors:
+            names = list(tensors.keys())
+            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def default_setting() -> Setting:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -21,86 +21,28 @@ from typing import Any
 from jinja2 import Environment
 
 from steper import plots
+from steper.arms import Arm, compare, read_arms, refuse_repeats
 from steper.errors import SteperError
-from steper.evaluate import MEASURES as MEASURE_NAMES
-from steper.evaluate import QuestionScore
-from steper.metrics import mean_interval, normalize, paired_p_value
+from steper.metrics import normalize
 from steper.rollout import TRAJECTORIES
-from steper.store import (
-    from_json,
-    read_json,
-    read_lines,
-    read_records,
-    require_finished,
-    write_atomic,
-)
-from steper.types import TASKS, Passage, Trajectory
+from steper.scores import ABILITIES, SHARES
+from steper.store import from_json, read_lines, require_finished, write_atomic
+from steper.types import TASKS, Interval, Passage, Trajectory
 
 BASELINE = "vanilla_kd"
 TEACHER = "teacher"
-HEADINGS = ("EM", "F1", "Acc", "recall", "first step", "middle steps", "last step", "steps")
-MEASURES = dict(zip(MEASURE_NAMES, HEADINGS, strict=True))
-STEP_MEASURES = ("first_step_acc", "middle_step_acc", "last_step_acc")
+MEASURES: Mapping[str, str] = {
+    "em": "EM",
+    "f1": "F1",
+    "acc": "Acc",
+    "recall": "recall",
+    "initialization": "initialization",
+    "expansion": "expansion",
+    "aggregation": "aggregation",
+    "steps": "steps",
+}
+"""The measures of the table with their headings."""
 EXAMPLES_SHOWN = 5
-SIGNIFICANT = 0.05
-
-Key = tuple[str, str]
-"""A question: the SHA-256 of its question file, and its id there."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """All evaluations of one label.
-
-    Attributes:
-        folders: where each seed's run lies.
-        results: ``evaluation.json`` of each seed.
-        scores: of each seed, every measure by question id.
-    """
-
-    label: str
-    folders: list[Path]
-    results: list[dict[str, Any]]
-    scores: list[dict[str, dict[str, float | None]]]
-
-    @property
-    def question_sets(self) -> list[str]:
-        """The SHA-256 of each seed's question file."""
-        return [result["questions_sha256"] for result in self.results]
-
-    def by_question(self, measure: str) -> dict[Key, float]:
-        """Each question's mean over the seeds that answered it, where the measure is known.
-
-        Seeds on the same questions repeat them, they do not add any: an interval over answers
-        would be too narrow.
-        """
-        values: dict[Key, list[float]] = defaultdict(list)
-        for questions, seed in zip(self.question_sets, self.scores, strict=True):
-            for key, row in seed.items():
-                if (value := row[measure]) is not None:
-                    values[questions, key].append(value)
-        return {key: fmean(found) for key, found in values.items()}
-
-    def interval(self, measure: str) -> plots.Interval | None:
-        """Mean over seeds with its bootstrap 95% interval over questions; ``None`` if unknown.
-
-        The mean is of the seeds' means, as in the table that ``steper evaluate`` prints. A
-        measure may apply to more questions of one seed than of another, so each value is weighted
-        to give every seed its equal share.
-        """
-        known = [
-            {(questions, key): v for key, row in seed.items() if (v := row[measure]) is not None}
-            for questions, seed in zip(self.question_sets, self.scores, strict=True)
-        ]
-        known = [values for values in known if values]
-        shares: dict[Key, float] = defaultdict(float)
-        for values in known:
-            for key, value in values.items():
-                shares[key] += value / (len(values) * len(known))
-        if not shares:
-            return None
-        found = mean_interval([len(shares) * share for share in shares.values()], seed=0)
-        return found.value, found.low, found.high
 
 
 @dataclass(frozen=True)
@@ -164,24 +106,9 @@ def write_report(
     return out
 
 
-def read_arms(evaluations: Sequence[Path]) -> dict[str, Arm]:
-    """Evaluation folders grouped by label, in the order given."""
-    _refuse_repeats(evaluations)
-    arms: dict[str, Arm] = {}
-    for folder in evaluations:
-        require_finished(folder, stage="evaluate")
-        result = read_json(folder / "evaluation.json")
-        rows = [asdict(row) for row in read_records(folder / "scores.jsonl", QuestionScore)]
-        arm = arms.setdefault(result["label"], Arm(result["label"], [], [], []))
-        arm.folders.append(folder)
-        arm.results.append(result)
-        arm.scores.append({row.pop("id"): row for row in rows})
-    return arms
-
-
 def _read_trainings(folders: Sequence[Path]) -> list[Training]:
     """Training folders with their histories; the seeds of a label (a name) together."""
-    _refuse_repeats(folders)
+    refuse_repeats(folders)
     runs = []
     for folder in folders:
         manifest = require_finished(folder, stage="train")
@@ -190,13 +117,6 @@ def _read_trainings(folders: Sequence[Path]) -> list[Training]:
         runs.append(Training(label, folder, manifest, history))
     labels = list(dict.fromkeys(run.label for run in runs))
     return sorted(runs, key=lambda run: labels.index(run.label))
-
-
-def _refuse_repeats(folders: Sequence[Path]) -> None:
-    """A folder given twice would count as two seeds."""
-    for folder, times in Counter(folder.resolve() for folder in folders).items():
-        if times > 1:
-            raise SteperError("is given twice.", where=str(folder), fix="Name each run once.")
 
 
 # ---- verdict ---------------------------------------------------------------------------------
@@ -218,27 +138,25 @@ def verdicts(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
 
 
 def _compare(arm: Arm, base: Arm) -> tuple[str, str] | None:
-    ours, theirs = arm.by_question("em"), base.by_question("em")
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
+    found = compare(arm, base, "em")
+    if found is None:
         return None
-    gain = mean_interval([ours[key] - theirs[key] for key in shared], seed=0)
-    p = paired_p_value([ours[key] for key in shared], [theirs[key] for key in shared], seed=0)
+    gain, p = found.difference, found.p
     points = f"{100 * abs(gain.value):.1f} points of EM"
-    # With few questions an interval can exclude 0 by luck where the exact test does not.
-    if gain.low > 0 and p < SIGNIFICANT:
-        kind, verdict = "better", f"beats {base.label} by {points}"
-    elif gain.high < 0 and p < SIGNIFICANT:
-        kind, verdict = "worse", f"is worse than {base.label} by {points}"
-    else:
-        difference = f"(difference {100 * gain.value:+.1f} points of EM)"
-        kind, verdict = "open", f"cannot be told from {base.label} {difference}"
+    match found.verdict:
+        case "higher":
+            kind, verdict = "better", f"beats {base.label} by {points}"
+        case "lower":
+            kind, verdict = "worse", f"is worse than {base.label} by {points}"
+        case _:
+            difference = f"(difference {100 * gain.value:+.1f} points of EM)"
+            kind, verdict = "open", f"cannot be told from {base.label} {difference}"
     # The test draws 10,000 patterns, so that it cannot tell smaller values apart.
     p_text = f"p\u00a0=\u00a0{p:.2g}" if p > 1e-4 else "p\u00a0≤\u00a00.0001"
     seeds = _count(min(len(arm.results), len(base.results)), "seed")
     return kind, (
         f"{arm.label} {verdict}; 95% interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}, "
-        f"paired {p_text}, {_count(len(shared), 'question')}, {seeds}."
+        f"paired {p_text}, {_count(gain.n, 'question')}, {seeds}."
     )
 
 
@@ -292,14 +210,15 @@ def _count(number: int, noun: str) -> str:
 def _number(value: float | None, measure: str) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if measure == "steps" else f"{100 * value:.1f}"
+    return f"{100 * value:.1f}" if measure in SHARES else f"{value:.1f}"
 
 
 def _row(arm: Arm) -> dict[str, Any]:
     cells = []
     for measure in MEASURES:
         interval = arm.interval(measure)
-        texts = [_number(value, measure) for value in interval or (None,)]
+        values = (interval.value, interval.low, interval.high) if interval else (None,)
+        texts = [_number(value, measure) for value in values]
         cells.append({"value": texts[0], "range": " to ".join(texts[1:])})
     seconds = fmean(result["seconds"] for result in arm.results)
     return {"label": arm.label, "cells": cells, "seconds": seconds}
@@ -331,7 +250,7 @@ def _types(arms: Mapping[str, Arm]) -> dict[str, Any]:
         cells = []
         for name in names:
             found = [r["by_type"][name] for r in arm.results if name in r["by_type"]]
-            texts = [_number(fmean(f[m] for f in found) if found else None, m)
+            texts = [_number(fmean(f[m]["value"] for f in found) if found else None, m)
                      for m in ("em", "f1", "acc")]  # fmt: skip
             cells.append({"value": texts[0], "range": f"{texts[1]} / {texts[2]}"})
         rows.append((arm.label, cells))
@@ -346,15 +265,15 @@ def _accuracy_figures(arms: Mapping[str, Arm]) -> list[dict[str, Any]]:
             "caption": "Exact match on the evaluated questions; whiskers are 95% intervals.",
         }
     ]
-    steps = {
-        label: [_percent(arm.interval(n)) for n in STEP_MEASURES] for label, arm in arms.items()
-    }
+    steps = {label: [_percent(arm.interval(n)) for n in ABILITIES] for label, arm in arms.items()}
     if any(value for values in steps.values() for value in values):
-        ticks = ("first\n(initialization)", "middle\n(expansion)", "last\n(aggregation)")
-        title = "Accuracy of the first, middle and last step of each arm, in percent"
+        ticks = ABILITIES
+        title = "The three abilities of each arm, in percent"
         caption = (
-            "Where runs go right: a step before the last is right if it states a fact of the gold "
-            "chain that it has read, or searches where the next passage is missing and finds it."
+            "The three abilities on gold chains. Initialization and expansion: share of the first "
+            "and of the middle steps that state a fact of the chain that the run has read, or "
+            "search where the next passage is missing and find it. Aggregation: share of right "
+            "answers where every gold passage was retrieved."
         )
         svgs = [plots.grouped_bars(steps, ticks, title=title)]
         figures.append({"svgs": svgs, "caption": caption})
@@ -410,8 +329,10 @@ def _lines(rows: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[floa
     return {name: line for name, line in lines.items() if any(line)}
 
 
-def _percent(interval: plots.Interval | None) -> plots.Interval | None:
-    return None if interval is None else (100 * interval[0], 100 * interval[1], 100 * interval[2])
+def _percent(interval: Interval | None) -> plots.Interval | None:
+    if interval is None:
+        return None
+    return 100 * interval.value, 100 * interval.low, 100 * interval.high
 
 
 def _training_row(run: Training) -> list[str]:

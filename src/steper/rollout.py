@@ -41,12 +41,18 @@ NO_PRICES = ["cost", "give --price-prompt", "and --price-completion", ""]
 
 @dataclass(frozen=True, slots=True)
 class RunUsage:
-    """What one run took, step by step."""
+    """What one run took, step by step, and how long it was under way."""
 
     __pydantic_config__ = STRICT
 
     id: str
     steps: tuple[Usage, ...]
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> Usage:
+        """All steps together."""
+        return sum(self.steps, Usage())
 
 
 class Logs:
@@ -70,7 +76,7 @@ class Logs:
 
     def add(self, outcome: Outcome) -> None:
         """Put one ended run on disk. What it took first: a run without usage would look free."""
-        self.usage.append(RunUsage(outcome.result.id, outcome.usage))
+        self.usage.append(RunUsage(outcome.result.id, outcome.usage, outcome.seconds))
         if isinstance(outcome.result, Failure):
             self.failed.append(outcome.result)
         else:

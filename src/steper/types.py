@@ -197,7 +197,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its bootstrap confidence interval."""
+    """A mean with its confidence interval, over ``n`` values."""
 
     __pydantic_config__ = STRICT
 

@@ -16,7 +16,8 @@ from steper.cluster import ray_outcomes
 from steper.config import RolloutConfig
 from steper.errors import BudgetSpent
 from steper.models import RUN_SETTING, read_setting
-from steper.rollout import read_questions, read_trajectories, rollout
+from steper.rollout import RunUsage, read_questions, read_trajectories, rollout
+from steper.store import read_records
 from steper.types import Trajectory
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'steper[ray]'")
@@ -38,8 +39,11 @@ def workers() -> set[int]:
 def test_two_workers_write_what_one_process_writes(road: Road, tmp_path: Path) -> None:
     config = rollout_config(road.corpus.parent, tmp_path / "ray", engine="ray", workers=2)
     folder = rollout(config)
-    for name in ("trajectories.jsonl", "usage.jsonl", "failed.jsonl", RUN_SETTING):
+    for name in ("trajectories.jsonl", "failed.jsonl", RUN_SETTING):
         assert (folder / name).read_bytes() == (road.rollout / name).read_bytes(), name
+    # How long a run took by the clock is its own.
+    here, there = (read_records(f / "usage.jsonl", RunUsage) for f in (road.rollout, folder))
+    assert [(run.id, run.steps) for run in there] == [(run.id, run.steps) for run in here]
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(

@@ -14,7 +14,7 @@ from steper.store import read_records
 from steper.types import Question
 
 ARMS = {"base", "vanilla_kd", "steper_uniform", "steper_difficulty", "teacher"}
-ACCURACIES = {"em", "f1", "acc", "recall", "first_step_acc", "middle_step_acc", "last_step_acc"}
+ACCURACIES = {"em", "f1", "acc", "recall", "initialization", "expansion", "aggregation"}
 FIGURES = ACCURACIES | {"n", "seconds"}
 
 

@@ -97,7 +97,7 @@ def test_a_build_lays_out_anew_what_was_rolled_out(
 def test_an_evaluation_asks_in_the_layout(road: Road, interleaved: Path, tmp_path: Path) -> None:
     common = ("evaluate", "--model", "world", "--index", road.index, "--questions", road.questions)
     steper(*common, *WORLD, "--layout", "interleaved", "--out", tmp_path / "evaluation")
-    evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    evaluation = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     setting = json.loads((interleaved / "rollout" / "setting.json").read_text())
     assert evaluation["setting"] == setting and setting["template"]["layout"] == "interleaved"
 

@@ -112,6 +112,6 @@ def test_the_road_on_real_questions(
             rules=rules,  # type: ignore[arg-type]
         )
     )
-    result = json.loads((evaluated / "evaluation.json").read_text())
+    result = json.loads((evaluated / "results.json").read_text())
     assert result["n"] == 2 and result["setting"]["k"] == 4
     assert 0 <= result["metrics"]["recall"]["value"] <= 1

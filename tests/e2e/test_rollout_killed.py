@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,8 +54,11 @@ def command(road: Road, out: Path, url: str, cache: Path) -> list[str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
+    """The content of each file, without how long the runs took by the clock."""
     return {
-        path.name: path.read_bytes() for path in folder.glob("*.json*") if path.stem != "manifest"
+        path.name: re.sub(rb', "seconds": [\d.]+}\n', b"}\n", path.read_bytes())
+        for path in folder.glob("*.json*")
+        if path.stem != "manifest"
     }
 
 

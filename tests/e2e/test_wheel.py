@@ -43,6 +43,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert names == files
     assert {"steper/py.typed", "steper/world/words.txt", "steper/templates/world.toml"} <= names
     assert "steper/world/base_reader/model.safetensors" in names
+    assert "steper/world/base_reader_small/model.safetensors" in names
 
 
 def test_the_demo_runs_from_it_outside_the_repo(wheel: Path, tmp_path: Path) -> None:

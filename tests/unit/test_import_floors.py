@@ -17,9 +17,9 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 FLOORS = (
     "types protocols errors config store",  # the nouns
     "metrics prompts setting strategies grounding selection filters examples chains packing loss "
-    "prose",  # pure
+    "prose scores",  # pure
     "records releases datasets corpus retrieval accounts batching lm world templates models driver "
-    "judge plots attention batches audit trainer students memory",  # the outside world
+    "judge arms plots attention batches audit trainer students memory",  # the outside world
     "index serve cluster rollout build preflight train evaluate recall report trajectories ask "
     "export demo",  # the verbs
     "cli",

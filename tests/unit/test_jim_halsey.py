@@ -151,7 +151,7 @@ def test_the_annotated_teacher_walks_the_same_road(trajectory: Trajectory) -> No
     assert {"p1", "p2", "p3"} <= {passage.id for passage in result.passages}
     scores = score_trajectory(result, "hotpotqa")
     assert (scores.em, scores.recall, scores.steps) == (1.0, 1.0, 4)
-    assert (scores.first_step_acc, scores.middle_step_acc, scores.last_step_acc) == (1.0, 1.0, 1.0)
+    assert (scores.initialization, scores.expansion, scores.aggregation) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("targets", ["cumulative", "incremental"])

@@ -32,7 +32,7 @@ from steper.errors import CompletionError, SteperError
 from steper.lm.decoding import Draft, draw
 from steper.lm.local import LocalLM
 from steper.lm.rows import obstacle
-from steper.models import BASE_READER
+from steper.models import BASE_READERS
 from steper.protocols import Completion, Request, Sampling, Turn
 from steper.types import Question, Step
 
@@ -244,7 +244,9 @@ def test_draws_follow_the_probabilities() -> None:
 
 @pytest.mark.parametrize("reuse", [True, False])
 def test_a_newline_ends_a_sentence(reuse: bool) -> None:
-    lm = LocalLM(BASE_READER, device="cpu", sampling=Sampling(max_tokens=60), reuse=reuse)
+    lm = LocalLM(
+        BASE_READERS["base-reader"], device="cpu", sampling=Sampling(max_tokens=60), reuse=reuse
+    )
     (answer,) = ask(lm, request(READER_PROMPT))
     # Which name it reads is the world's evidence, not this test's matter; that it stops is.
     assert answer.text.startswith("The director of Silver Harbor is ")
@@ -254,11 +256,11 @@ def test_a_newline_ends_a_sentence(reuse: bool) -> None:
 
 @pytest.mark.parametrize("reuse", [True, False])
 def test_the_end_of_sequence_ends_a_sentence(tmp_path: Path, reuse: bool) -> None:
-    lm = LocalLM(BASE_READER, device="cpu", sampling=SAMPLING, reuse=reuse)
+    lm = LocalLM(BASE_READERS["base-reader"], device="cpu", sampling=SAMPLING, reuse=reuse)
     (long,) = ask(lm, request(READER_PROMPT))
     written = lm.tokenizer(long.text)["input_ids"]
     last = next(at for at in range(2, len(written)) if written[at] not in written[:at])
-    folder = shutil.copytree(BASE_READER, tmp_path / "model")
+    folder = shutil.copytree(BASE_READERS["base-reader"], tmp_path / "model")
     GenerationConfig(eos_token_id=[1, written[last]]).save_pretrained(folder)
     lm = LocalLM(folder, device="cpu", sampling=SAMPLING, reuse=reuse)
     (short,) = ask(lm, request(READER_PROMPT))
@@ -279,7 +281,7 @@ def common(one: list[int], other: list[int]) -> int:
 
 
 def test_every_passage_is_prefilled_once() -> None:
-    lm = LocalLM(BASE_READER, device="cpu", sampling=Sampling(max_tokens=30))
+    lm = LocalLM(BASE_READERS["base-reader"], device="cpu", sampling=Sampling(max_tokens=30))
     read = 0
     forward = lm.model.forward
 
@@ -307,7 +309,7 @@ def test_every_passage_is_prefilled_once() -> None:
 
 
 def test_interleaved_sentences_are_not_read_again() -> None:
-    lm = LocalLM(BASE_READER, device="cpu", sampling=Sampling(max_tokens=30))
+    lm = LocalLM(BASE_READERS["base-reader"], device="cpu", sampling=Sampling(max_tokens=30))
     (first,) = ask(lm, request(READER_PROMPT))
     ids, written = (lm.tokenizer(text)["input_ids"] for text in (READER_PROMPT, first.text))
     following = f"{READER_PROMPT}{first.text}Passage: Amber Quill. She sang.\nReasoning:\n"

@@ -16,7 +16,7 @@ from models import save_tiny_model
 from steper.errors import CompletionError
 from steper.lm.local import LocalLM
 from steper.lm.paged import PagedLM
-from steper.models import BASE_READER
+from steper.models import BASE_READERS
 from steper.protocols import LM, Completion, Request, Sampling, Turn
 from steper.types import Question
 
@@ -31,7 +31,9 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[PagedLM]:
-    lm = PagedLM(BASE_READER, device="cpu", sampling=Sampling(max_tokens=40), **SMALL)
+    lm = PagedLM(
+        BASE_READERS["base-reader"], device="cpu", sampling=Sampling(max_tokens=40), **SMALL
+    )
     yield lm
     lm.model.destroy_cached_continuous_batching_manager()
 
@@ -49,7 +51,9 @@ def ask(lm: LM, *prompts: str) -> list[Any]:
 
 
 def test_it_writes_what_the_plain_way_writes(reader: PagedLM) -> None:
-    plain = LocalLM(BASE_READER, device="cpu", sampling=reader.sampling, reuse=False)
+    plain = LocalLM(
+        BASE_READERS["base-reader"], device="cpu", sampling=reader.sampling, reuse=False
+    )
     for prompts in (PROMPTS, PROMPTS[::-1]):  # the second time, on the pages of the first
         ours, theirs = ask(reader, *prompts), ask(plain, *prompts)
         assert [answer.text for answer in ours] == [answer.text for answer in theirs]

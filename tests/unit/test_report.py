@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 from steper import plots
+from steper.arms import read_arms
 from steper.errors import SteperError
-from steper.evaluate import MEASURES, summarise
-from steper.evaluate import QuestionScore as Score
-from steper.report import read_arms, verdicts, write_report
+from steper.report import verdicts, write_report
+from steper.scores import MEASURES, breakdown, recall_by_step, score_trajectory, summarise
 from steper.store import Run, write_json, write_records
 from steper.types import TASKS, Passage, Question, Step, Trajectory
 
@@ -31,8 +32,9 @@ def evaluation(
         question = Question(f"q{number}", f"Who {number}? {text}", "A", type="2hop")
         step = Step("query", (Passage("p", f"Title {text}", text),), f"So the answer is: {text}")
         trajectories.append(Trajectory(question, (step,), text))
+        score = score_trajectory(trajectories[-1], "hotpotqa")
         value = float(hit)
-        scores.append(Score(question.id, value, value, value, None, 1.0, None, value, 1))
+        scores.append(replace(score, em=value, f1=value, acc=value, initialization=1.0))
     write_records(folder / "trajectories.jsonl", trajectories)
     write_records(folder / "scores.jsonl", scores)
     result: dict[str, Any] = {
@@ -46,10 +48,15 @@ def evaluation(
         "setting": {"strategy": "ircot", "k": 2, "max_steps": 5, "template": {}},
         "seconds": 1.0,
         "metrics": summarise(scores, seed=0),
-        "by_type": {"2hop": {"em": 0.5, "f1": 0.5, "acc": 0.5, "n": len(right)}},
+        "failed": 0,
+        "by_type": breakdown(scores, lambda s: s.type, seed=0),
+        "by_hops": breakdown(scores, lambda s: "2", seed=0),
+        "recall_by_step": recall_by_step(scores),
+        "latency": {"median_s": 0.5, "p95_s": 0.7, "n": len(right)},
+        "parameters": 1000,
     }
     assert set(result["metrics"]) == set(MEASURES)
-    write_json(folder / "evaluation.json", result)
+    write_json(folder / "results.json", result)
     run.finish({})
     return folder
 
@@ -236,7 +243,7 @@ def test_seeds_of_one_label_are_averaged(tmp_path: Path) -> None:
     ]
     arms = read_arms(folders)
     interval = arms["steper_uniform"].interval("em")
-    assert interval is not None and interval[0] == 0.5
+    assert interval is not None and interval.value == 0.5
     text = page_of(tmp_path, *folders).text
     assert "20 questions, 2 seeds" in text
     seeds = re.findall(r"steper_uniform\s*([12])\s*(\d+\.\d)", text)
@@ -248,14 +255,14 @@ def test_each_seed_has_an_equal_share_of_the_mean(tmp_path: Path) -> None:
     few = evaluation(tmp_path / "a", "m", [True] * 2, questions="q0")
     many = evaluation(tmp_path / "b", "m", [False] * 8, questions="q1")
     interval = read_arms([few, many])["m"].interval("em")
-    assert interval is not None and interval[0] == pytest.approx(0.5)
+    assert interval is not None and interval.value == pytest.approx(0.5)
 
 
 def test_the_same_questions_again_do_not_narrow_an_interval(tmp_path: Path) -> None:
     right = [True, False] * 20
     folders = [evaluation(tmp_path / str(seed), "m", right) for seed in range(3)]
     three, one = (read_arms(some)["m"].interval("em") for some in (folders, folders[:1]))
-    assert three == pytest.approx(one)
+    assert three and one and asdict(three) == pytest.approx(asdict(one))
 
 
 def test_seeds_are_paired_by_their_questions_whatever_their_order(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_runs_of_one_name_are_told_apart_and_an_evaluation_has_its_label(tmp_pat
     folders = [run_folder(tmp_path / seed / "rollout", [trajectory("a")]) for seed in "xy"]
     assert Runs(folders).title == "x/rollout beside y/rollout"
     evaluation = run_folder(tmp_path / "e", [trajectory("a")], stage="evaluate")
-    write_json(evaluation / "evaluation.json", {"label": "student"})
+    write_json(evaluation / "results.json", {"label": "student"})
     assert Runs([folders[0], evaluation]).title == "rollout beside student"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from steper.arms import RESULTS
 from steper.build import REJECTED, VERDICTS, Rejected
 from steper.errors import SteperError
 from steper.judge import Verdict
@@ -90,8 +91,8 @@ class RunFolder:
         self.path = path
         self.stage = _stage(path)
         self.label = path.resolve().name
-        if (path / "evaluation.json").is_file():
-            self.label = str(_object(path / "evaluation.json").get("label", self.label))
+        if (path / RESULTS).is_file():
+            self.label = str(_object(path / RESULTS).get("label", self.label))
         self.running = True
         self.lines = Lines(path / f"{TRAJECTORIES}.jsonl")
         self._own: dict[str, Row] = {}
