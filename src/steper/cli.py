@@ -36,6 +36,8 @@ The road, one command a stage; each reads the folder the one before it wrote:
   steper trajectories RUN   a page to read what a run did, or two runs side by side
   steper index serve        an index for other programs and machines, over HTTP
   steper recall             how often indexes find the gold passages
+  steper judge EVALUATION   a language model grades abilities and reasoning by rubrics
+  steper experiment FILE    a study: arms times seeds, compared with intervals, and a report
   steper export             the examples as prompt/completion and messages, for other trainers
   steper demo               all of it, offline, in minutes
 
@@ -108,6 +110,8 @@ def run(arguments: Sequence[str]) -> int:
             _train(rest)
         case "evaluate":
             _evaluate(rest)
+        case "judge":
+            _judge(rest)
         case "report":
             _report(rest)
         case "trajectories":
@@ -118,6 +122,8 @@ def run(arguments: Sequence[str]) -> int:
             _recall(rest)
         case "export":
             _export(rest)
+        case "experiment":
+            _experiment(rest)
         case "demo":
             _demo(rest)
         case _:
@@ -224,14 +230,25 @@ def _evaluate(arguments: list[str]) -> None:
     print(f"Evaluation: {folder}")
 
 
+def _judge(arguments: list[str]) -> None:
+    from steper.config import JudgeConfig
+    from steper.judging import judge_evaluation, judgment_table
+
+    config = parse(JudgeConfig, "judge", arguments)
+    if not config.base_url:
+        _quiet_libraries()
+    folder = judge_evaluation(config)
+    print(judgment_table(folder))
+    print(f"Judgment: {folder}")
+
+
 def _report(arguments: list[str]) -> None:
     from steper.config import ReportConfig
 
     config = parse(ReportConfig, "report", arguments)
-    from steper.report import write_report
+    from steper.report import report
 
-    write_report(config.evaluations, config.out, trainings=config.trainings)
-    print(f"Report: {config.out}")
+    print(f"Report: {report(config)}")
 
 
 def _trajectories(arguments: list[str]) -> None:
@@ -277,6 +294,16 @@ def _export(arguments: list[str]) -> None:
     folder = export(parse(ExportConfig, "export", arguments))
     _show_counts(require_finished(folder, stage="export")["counts"])
     print(f"Export: {folder}")
+
+
+def _experiment(arguments: list[str]) -> None:
+    from steper.config import ExperimentConfig
+
+    config = parse(ExperimentConfig, "experiment", arguments)
+    _quiet_libraries()
+    from steper.experiment import experiment
+
+    experiment(config)
 
 
 def _demo(arguments: list[str]) -> None:
@@ -385,11 +412,13 @@ def _unknown(command: str) -> SteperError:
         "build",
         "train",
         "evaluate",
+        "judge",
         "report",
         "trajectories",
         "ask",
         "recall",
         "export",
+        "experiment",
         "demo",
     ]
     near = get_close_matches(command, known, n=1)

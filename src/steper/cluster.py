@@ -102,7 +102,7 @@ def ray_outcomes(
     """
     if not runs:
         return
-    ray, started = _start(config)
+    ray, started = start_ray(config.workers)
     workers = min(config.workers, len(runs))
     actor = ray.remote(num_cpus=1, num_gpus=config.worker_gpus)(_Worker)
     shares, index = _shares(config, workers), describe_index(config.index).fingerprint
@@ -174,7 +174,7 @@ def _share_out(
         raise stopped
 
 
-def _start(config: RolloutConfig) -> tuple[Any, bool]:
+def start_ray(workers: int) -> tuple[Any, bool]:
     """Ray, connected to the cluster or started on this machine, and whether that was done here."""
     try:
         import ray
@@ -187,7 +187,7 @@ def _start(config: RolloutConfig) -> tuple[Any, bool]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if "RAY_ADDRESS" not in os.environ:
         options |= {
-            "num_cpus": max(config.workers, os.cpu_count() or 1),
+            "num_cpus": max(workers, os.cpu_count() or 1),
             "include_dashboard": False,
         }
     ray.init(**options)

@@ -421,13 +421,34 @@ class EvaluateConfig(ModelOptions, _Evaluate):
     """Run a student, base model or teacher on questions and score it."""
 
 
+class _Judge(Config):
+    evaluation: Positional[Path]
+    """Folder made by `steper evaluate`."""
+    judge: str
+    """Model that judges: a folder, a hub id, or with --base-url the name of a model at a server."""
+    out: Path
+    """Run folder."""
+    repeats: int = Field(default=1, ge=1)
+    """How often each item is asked about, to see whether the judge says the same again."""
+    limit: int | None = Field(default=None, ge=1)
+    """Judge only so many runs, drawn by --seed."""
+    seed: int = 0
+    """Seed of draws and bootstrap intervals."""
+    retry_failed: bool = False
+    """Ask the judge again where a call failed before."""
+
+
+class JudgeConfig(ModelOptions, _Judge):
+    """Have a language model grade abilities and reasoning by rubrics (see docs/evaluation.md)."""
+
+
 class ReportConfig(Config):
-    """Write one self-contained HTML page about trained and evaluated runs."""
+    """Write one self-contained HTML page about trained and evaluated runs, or an experiment."""
 
     evaluations: Positional[tuple[Path, ...]]
-    """Folders made by `steper evaluate`, in the order to show."""
-    out: Path
-    """HTML file."""
+    """Folders made by `steper evaluate`, in the order to show; or the one of an experiment."""
+    out: Path | None = None
+    """HTML file; of an experiment, by default report.html in its folder."""
     trainings: tuple[Path, ...] = ()
     """Folders made by `steper train`, whose curves to draw."""
 
@@ -477,6 +498,28 @@ class _Ask(Config):
 
 class AskConfig(ModelOptions, _Ask):
     """Answer one question, printing each step as it happens."""
+
+
+class ExperimentConfig(Config):
+    """Run an experiment file: arms times seeds, compared and reported (see docs/experiments.md)."""
+
+    file: Positional[Path]
+    """TOML file; ready ones are in configs/experiments/."""
+    out: Path | None = None
+    """Folder for everything; by default runs/ and the file's name."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Values, each with a --set of its own, that take precedence over the file's, as
+    `train.base=Qwen/Qwen2.5-0.5B-Instruct` or `data.world.world.train_questions=100`."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the file's."""
+    workers: int = Field(default=1, ge=1)
+    """Most cells at once, as far as memory allows; of GPUs, each takes one."""
+    engine: Literal["local", "ray"] = "local"
+    """`ray` runs the cells as tasks on a Ray cluster, on folders that all machines share."""
+    worker_gpus: float = Field(default=0.0, ge=0.0)
+    """GPUs of each task of --engine ray."""
+    dry_run: bool = False
+    """Check the file, list the cells, and stop."""
 
 
 class DemoConfig(Config):

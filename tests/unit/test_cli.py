@@ -19,11 +19,13 @@ CONFIGS: dict[str, type[config.Config]] = {
     "build": config.BuildConfig,
     "train": config.TrainConfig,
     "evaluate": config.EvaluateConfig,
+    "judge": config.JudgeConfig,
     "report": config.ReportConfig,
     "trajectories": config.TrajectoriesConfig,
     "ask": config.AskConfig,
     "recall": config.RecallConfig,
     "export": config.ExportConfig,
+    "experiment": config.ExperimentConfig,
     "demo": config.DemoConfig,
 }
 ROLLOUT = ["--index", "i", "--questions", "q", "--out", "o"]

@@ -19,9 +19,9 @@ FLOORS = (
     "metrics prompts setting strategies grounding selection filters examples chains packing loss "
     "prose scores",  # pure
     "records releases datasets corpus retrieval accounts batching lm world templates models driver "
-    "judge arms plots attention batches audit trainer students memory",  # the outside world
-    "index serve cluster rollout build preflight train evaluate recall report trajectories ask "
-    "export demo",  # the verbs
+    "judge grading arms attention batches audit trainer students memory",  # the outside world
+    "index serve cluster rollout build preflight train evaluate judging recall report trajectories "
+    "ask export plan cells experiment demo",  # the verbs
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

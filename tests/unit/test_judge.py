@@ -100,12 +100,22 @@ def test_no_answer_is_an_error(text: str) -> None:
     assert read_verdict(text) is None or "{" in text
 
 
-@given(st.booleans(), st.booleans(), st.text(alphabet=st.characters(exclude_characters="{")))
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{")),
+)
 def test_what_was_meant_is_read(supported: bool, useful: bool, reason: str) -> None:
     said = json.dumps({"supported": supported, "useful": useful, "reason": reason})
     if "</think>" not in said:
         rating = read_verdict(said)
         assert rating == Rating(supported, useful, " ".join(reason.split()))
+
+
+def test_half_a_character_can_be_written_down(tmp_path: Path) -> None:
+    lm = Judge(lambda _: GOOD.replace("Stated.", "Half \\ud83d, whole \\ud83d\\ude00."))
+    verdicts = judged(tmp_path, lm, trajectory())
+    assert verdicts["q"][0].rating == Rating(True, True, "Half ?, whole 😀.")
 
 
 # ---- asking ----------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def shipped() -> list[str]:
     """The names of the wordings that come with the package."""
     files = resources.files("steper.templates").iterdir()
     names = {f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")}
-    return sorted(names - {"judge"})  # a rubric, not the wording of a run
+    return sorted(names - {"judge", "abilities"})  # rubrics, not wordings of a run
 
 
 def load_template(name: str) -> Template:

@@ -1,0 +1,478 @@
+"""An experiment file read strictly, and the cells it takes: one per stage, shared where it can be.
+
+Each cell is one run folder of a stage. Cells of several arms that would do the same are one, and a
+folder is named by the options in which its cell differs from the file's, so adding an arm later
+recomputes nothing.
+
+>>> plan = make_plan(read_experiment(Path("configs/experiments/baselines.toml")), Path("runs/b"))
+... # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from steper.config import (
+    BuildConfig,
+    Config,
+    EvaluateConfig,
+    IndexConfig,
+    RolloutConfig,
+    Rules,
+    TrainConfig,
+)
+from steper.errors import SteperError
+from steper.evaluate import OPTIONS
+from steper.store import fingerprint
+
+Stage = Literal["index", "rollout", "build", "train", "evaluate"]
+Options = dict[str, Any]
+
+STAGES: Mapping[Stage, type[Config]] = {
+    "index": IndexConfig,
+    "rollout": RolloutConfig,
+    "build": BuildConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+OWN: Mapping[Stage, frozenset[str]] = {
+    "index": frozenset({"source", "out"}),
+    "rollout": frozenset({"index", "questions", "out", "split", "seed"}),
+    "build": frozenset({"rollout", "out"}),
+    "train": frozenset({"data", "out", "seed", "dry_run"}),
+    "evaluate": frozenset({"model", "index", "questions", "out", "split", "seed", "label"}),
+}
+"""What the experiment itself says of each stage."""
+
+TAUGHT = frozenset({*OPTIONS, "strategy", "prompt", "layout"})
+"""Options of `steper evaluate` that a student brings itself."""
+
+LONGEST = 80
+"""Characters of a folder's name."""
+
+
+class World(Config):
+    """An offline world, made anew for each seed (see docs/world.md)."""
+
+    train_questions: int = Field(default=400, ge=20)
+    """Questions for the teacher."""
+    test_questions: int = Field(default=200, ge=10)
+    """Held-out questions, of entities that the others never meet."""
+    split: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of entities told of in two passages."""
+
+
+class Data(Config):
+    """A corpus with questions: an offline world, or files."""
+
+    world: World | None = None
+    """An offline world instead of files."""
+    corpus: str = ""
+    """Documents, as `steper index` takes them."""
+    questions: Path | None = None
+    """Questions file."""
+    train_split: str | None = "train"
+    """Split that the teacher answers."""
+    test_split: str | None = "test"
+    """Split that the arms answer."""
+    rules: Rules = "hotpotqa"
+    """Whose official scoring rules apply."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.world) == bool(self.corpus and self.questions):
+            raise ValueError("needs either world, or both corpus and questions")
+        return self
+
+
+class _Overrides(Config):
+    """Options by stage."""
+
+    index: Options = Field(default_factory=dict)
+    rollout: Options = Field(default_factory=dict)
+    build: Options = Field(default_factory=dict)
+    train: Options = Field(default_factory=dict)
+    evaluate: Options = Field(default_factory=dict)
+
+
+class ArmSpec(_Overrides):
+    """One way to get answers: a student taught in some way, or a model as it is."""
+
+    model: str = ""
+    """A model that is not trained, as `steper evaluate --model` takes it."""
+    train_on: str = ""
+    """Data set that the student is taught on; by default the file's first."""
+    test_on: str = ""
+    """Data set that is answered; by default the one taught on."""
+    equal_tokens_to: str = ""
+    """Train for as many epochs as make up the training tokens of that arm."""
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """As the file's, for this arm only."""
+
+
+class Experiment(_Overrides):
+    """An experiment file: what all arms share, the arms, and what to compare."""
+
+    question: str = Field(min_length=1)
+    """What the experiment is to answer, in one sentence."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
+    """One world, order of training data and set of draws each."""
+    data: dict[str, Data] = Field(min_length=1)
+    """Data sets by name."""
+    arms: dict[str, ArmSpec] = Field(min_length=1)
+    """Arms by name."""
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Every combination of these values makes an arm of each arm, as `"train.lr" = [1e-4, 1e-3]`.
+    Models that are not trained take the axes of `index`, `evaluate` and `test_on` only."""
+    compare: tuple[tuple[str, str], ...] = ()
+    """Pairs of arms; by default every arm with the baseline."""
+    baseline: str = ""
+    """By default the first arm."""
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def read_experiment(path: Path, settings: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file; ``settings`` are ``dotted.key=TOML value`` that take precedence.
+
+    Raises:
+        SteperError: naming the key, if something in it is unknown or out of range.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
+    for setting in settings:
+        _set(data, setting)
+    return parse_experiment(data, where=str(path))
+
+
+def parse_experiment(data: Mapping[str, Any], *, where: str) -> Experiment:
+    """An experiment from plain data, checked down to every option of every stage."""
+    try:
+        found = Experiment.model_validate(data)
+    except ValidationError as error:
+        raise _invalid(error, where) from None
+    _check_options(found, "", where)
+    for name, spec in found.arms.items():
+        _check_options(spec, f"arms.{name}.", where)
+    return found
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    """Put one ``--set`` into the file's data."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise SteperError(f"{setting!r} has no value.", where="--set", fix="Write --set key=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is text
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        data = data.setdefault(table, {})
+        if not isinstance(data, dict):
+            raise SteperError(f"{key}: {table} is no table.", where="--set")
+    data[last] = value
+
+
+def _check_options(found: _Overrides, prefix: str, where: str) -> None:
+    """Raise on a stage's option that it does not have, or that the experiment itself sets."""
+    for stage, type_ in STAGES.items():
+        for key in getattr(found, stage):
+            place = f"{prefix}{stage}.{key}"
+            if key in OWN[stage]:
+                raise SteperError(
+                    f"{place}: the experiment sets it.", where=where, fix="Leave it out."
+                )
+            if key not in type_.model_fields:
+                raise _unknown(place, key, set(type_.model_fields) - OWN[stage], where)
+
+
+def _unknown(place: str, name: str, known: set[str], where: str) -> SteperError:
+    near = get_close_matches(name, known, n=1)
+    return SteperError(
+        f"{place}: there is no {name!r}.",
+        where=where,
+        fix=f"Perhaps you meant {near[0]!r}." if near else f"There is: {', '.join(sorted(known))}.",
+    )
+
+
+def _invalid(error: ValidationError, where: str, prefix: str = "") -> SteperError:
+    first = error.errors()[0]
+    place = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        kinds: dict[str, type[Config]] = {"data": Data, "arms": ArmSpec}
+        kind = kinds.get(str(first["loc"][0]), Experiment)
+        known = set((World if "world" in first["loc"][2:] else kind).model_fields)
+        return _unknown(place, str(first["loc"][-1]), known, where)
+    return SteperError(f"{place}: {first['msg']}, got {first['input']!r}.", where=where)
+
+
+# ---- planning --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run folder of a stage.
+
+    Attributes:
+        options: of the stage's command, its folders included.
+        needs: folders of the cells that must be finished before.
+        equal_tokens: a training of the same with its plain epochs, and the training whose tokens
+            it should take.
+    """
+
+    stage: Stage | Literal["world"]
+    folder: Path
+    options: Options
+    needs: tuple[Path, ...] = ()
+    equal_tokens: tuple[Path, Path] | None = None
+
+    def config(self, **more: Any) -> Config:
+        """The configuration of the stage's command."""
+        type_ = World if self.stage == "world" else STAGES[self.stage]
+        return type_(**(self.options | more))
+
+
+@dataclass
+class Plan:
+    """All cells in an order in which they can run, and what comes of them.
+
+    Attributes:
+        cells: by folder.
+        evaluations: of each arm, by label: one folder a seed.
+        trainings: of each trained arm, likewise.
+        pairs: labels of arms to compare.
+    """
+
+    cells: dict[Path, Cell] = field(default_factory=dict)
+    evaluations: dict[str, list[Path]] = field(default_factory=dict)
+    trainings: dict[str, list[Path]] = field(default_factory=dict)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+
+
+def make_plan(experiment: Experiment, out: Path, *, where: str = "") -> Plan:
+    """The cells of an experiment below the folder ``out``.
+
+    Raises:
+        SteperError: on a name that does not exist, or a value that a stage refuses.
+    """
+    planner = _Planner(experiment, out, where)
+    for label, arm in planner.arms.items():
+        for seed in experiment.seeds:
+            planner.evaluate(label, arm, seed)
+    known = set(planner.arms)
+    for name in (*(name for pair in experiment.compare for name in pair), experiment.baseline):
+        if name and name not in known:
+            raise _unknown("compare" if experiment.compare else "baseline", name, known, where)
+    base = experiment.baseline or next(iter(planner.arms))
+    planner.plan.pairs = list(experiment.compare) or [(a, base) for a in planner.arms if a != base]
+    return planner.plan
+
+
+def _expand(experiment: Experiment, where: str) -> dict[str, ArmSpec]:
+    """Every arm with every combination of its grid's values, by label."""
+    arms: dict[str, ArmSpec] = {}
+    for name, spec in experiment.arms.items():
+        axes = experiment.grid | spec.grid
+        if spec.model:
+            axes = {k: v for k, v in axes.items() if re.match(r"(index|evaluate)\.|test_on$", k)}
+        for values in product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            data = spec.model_dump(exclude={"grid"})
+            for key, value in chosen.items():
+                _place(data, key, value, where)
+            shown = [f"{key.rpartition('.')[2]}={_text(value)}" for key, value in chosen.items()]
+            label = " ".join([name, *shown])
+            try:
+                arms[label] = ArmSpec.model_validate(data)
+            except ValidationError as error:
+                raise _invalid(error, where, f"arms.{name}.") from None
+            _check_options(arms[label], f"arms.{label}.", where)
+    return arms
+
+
+def _place(data: Options, key: str, value: Any, where: str) -> None:
+    stage, dot, option = key.partition(".")
+    if dot and stage in STAGES:
+        data[stage] = data[stage] | {option: value}
+    elif key in ("model", "train_on", "test_on", "equal_tokens_to"):
+        data[key] = value
+    else:
+        raise SteperError(
+            f"grid: {key!r} is no axis.",
+            where=where,
+            fix="Use stage.option, as train.objective, or model, train_on, test_on.",
+        )
+
+
+class _Planner:
+    def __init__(self, experiment: Experiment, out: Path, where: str) -> None:
+        self.experiment, self.out, self.where = experiment, out, where
+        self.arms = _expand(experiment, where)
+        self.plan = Plan()
+
+    def evaluate(self, label: str, arm: ArmSpec, seed: int) -> None:
+        """Add the evaluation of an arm with one seed, and all it needs."""
+        name = self._data_name(label, arm.test_on or arm.train_on)
+        data, home = self.experiment.data[name], self._home(name, seed)
+        if arm.model and not data.world and self.plan.evaluations.get(label):
+            return  # the same model on the same files: another seed would only repeat it
+        index = self._index(arm, name, seed)
+        options = dict(self.experiment.evaluate)
+        needs = [index]
+        if arm.model:
+            model: str | Path = arm.model
+        else:
+            training = self._train(label, arm, seed)
+            self.plan.trainings.setdefault(label, []).append(training)
+            needs.append(training)
+            model = training / "student"
+            options = {k: v for k, v in options.items() if k not in TAUGHT}
+        options |= arm.evaluate | {
+            "model": str(model),
+            "index": str(index),
+            "questions": self._questions(data, home),
+            "split": data.test_split,
+            "seed": seed,
+            "label": label,
+        }
+        options.setdefault("rules", data.rules)
+        # A training's seed is in its folder's path; that of an untrained model's draws is not.
+        folder = self._home(name, seed) if data.world else home / f"seed-{seed}"
+        cell = self._add("evaluate", folder / "evaluate" / _safe(label), options, needs)
+        self.plan.evaluations.setdefault(label, []).append(cell)
+
+    def _train(self, label: str, arm: ArmSpec, seed: int) -> Path:
+        examples, overrides = self._build(label, arm, seed)
+        options = self.experiment.train | arm.train
+        if "base" not in options:
+            raise SteperError(
+                f"arms.{label}: no model to start from.",
+                where=self.where,
+                fix='Say train.base = "base-reader" or another model.',
+            )
+        options |= {"data": examples, "seed": seed}
+        slug = _slug(overrides | _named("train", arm.train))
+        home = self._home(self._data_name(label, arm.train_on), seed)
+        folder = home if home.name == f"seed-{seed}" else home / f"seed-{seed}"
+        plain = self._add("train", folder / "train" / slug, options, [examples])
+        if not arm.equal_tokens_to:
+            return plain
+        other = self.arms.get(arm.equal_tokens_to)
+        if other is None or other.model or other.equal_tokens_to:
+            raise _unknown(
+                f"arms.{label}.equal_tokens_to",
+                arm.equal_tokens_to,
+                {n for n, a in self.arms.items() if not a.model and not a.equal_tokens_to},
+                self.where,
+            )
+        theirs = self._train(arm.equal_tokens_to, other, seed)
+        name = _safe(f"{slug}-tokens-of-{theirs.name}")
+        return self._add(
+            "train", folder / "train" / name, options, [plain, theirs], (plain, theirs)
+        )
+
+    def _build(self, label: str, arm: ArmSpec, seed: int) -> tuple[Path, Options]:
+        """The examples' folder, and in what they differ from the file's."""
+        name = self._data_name(label, arm.train_on)
+        data, home = self.experiment.data[name], self._home(name, seed)
+        index = self._index(arm, name, seed)
+        overrides = _named("index", arm.index) | _named("rollout", arm.rollout)
+        options = self.experiment.rollout | arm.rollout
+        options |= {
+            "index": str(index),
+            "questions": self._questions(data, home),
+            "split": data.train_split,
+            "seed": seed if data.world else 0,
+        }
+        rolled = self._add("rollout", home / "rollout" / _slug(overrides), options, [index])
+        overrides |= _named("build", arm.build)
+        options = {"rules": data.rules} | self.experiment.build | arm.build | {"rollout": rolled}
+        return self._add(
+            "build", home / "examples" / _slug(overrides), options, [rolled]
+        ), overrides
+
+    def _index(self, arm: ArmSpec, name: str, seed: int) -> Path:
+        data, home = self.experiment.data[name], self._home(name, seed)
+        needs, source = [], data.corpus
+        if data.world:
+            world = home / "world"
+            options = data.world.model_dump()
+            self.plan.cells.setdefault(world, Cell("world", world, options))
+            needs, source = [world], str(world / "corpus.jsonl")
+        options = self.experiment.index | arm.index | {"source": source}
+        slug = _slug(_named("index", arm.index))
+        return self._add("index", home / "index" / slug, options, needs)
+
+    def _add(
+        self,
+        stage: Stage,
+        folder: Path,
+        options: Options,
+        needs: Sequence[Path],
+        equal: tuple[Path, Path] | None = None,
+    ) -> Path:
+        cell = Cell(stage, folder, options | {"out": folder}, tuple(needs), equal)
+        try:
+            cell.config()
+        except ValidationError as error:
+            raise _invalid(error, self.where, f"{stage}.") from None
+        if self.plan.cells.setdefault(folder, cell) != cell:
+            raise SteperError(
+                f"two arms would share the folder {folder} with different options.",
+                where=self.where,
+                fix="Give the arms other names.",
+            )
+        return folder
+
+    def _data_name(self, label: str, name: str) -> str:
+        known = self.experiment.data
+        if name and name not in known:
+            raise _unknown(f"arms.{label}", name, set(known), self.where)
+        return name or next(iter(known))
+
+    def _home(self, name: str, seed: int) -> Path:
+        """Where a data set's runs lie: a world is another with each seed, files are not."""
+        folder = self.out / _safe(name)
+        return folder / f"seed-{seed}" if self.experiment.data[name].world else folder
+
+    @staticmethod
+    def _questions(data: Data, home: Path) -> Path:
+        return data.questions or home / "world" / "questions.jsonl"
+
+
+def _named(stage: str, options: Options) -> Options:
+    """Options under names that say little: a second stage's option of that name says its stage."""
+    return {key if stage == "train" else f"{stage}.{key}": value for key, value in options.items()}
+
+
+def _slug(overrides: Options) -> str:
+    """A folder's name from the options that are not the file's."""
+    parts = [f"{key}={_text(value)}" for key, value in sorted(overrides.items())]
+    return _safe(" ".join(parts)) or "plain"
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _safe(text: str) -> str:
+    """A file name for the text; what had to be changed or cut is told apart by a fingerprint."""
+    name = re.sub(r"[^\w.=+ -]", "_", text).replace(" ", "-")
+    if name.replace("-", " ") != text.replace("-", " ") or len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{fingerprint(text)[:8]}"
+    return name
