@@ -25,7 +25,7 @@ from steper.evaluate import evaluate
 from steper.index import build_index
 from steper.plan import Cell
 from steper.rollout import rollout
-from steper.store import require_finished
+from steper.store import is_finished, require_finished
 from steper.train import train
 from steper.world.files import make_world
 
@@ -111,12 +111,19 @@ class Pool:
                 for cell in list(waiting):
                     if failed or len(running) >= self.size:
                         break
-                    if done.issuperset(cell.needs) and self._fits(cell, bool(running)):
+                    if not done.issuperset(cell.needs):
+                        continue
+                    if is_finished(cell.folder):
+                        # Whether it is this very run is a matter of moments: not worth a process.
+                        waiting.remove(cell)
+                        done.add(cell.folder)
+                        yield cell, run_cell(cell)
+                    elif self._fits(cell, bool(running)):
                         waiting.remove(cell)
                         on_begin(cell)
                         device = self._devices.pop() if self._devices else ""
                         running[submit(cell, self._log(cell), device)] = cell, device
-                for future in some(list(running)):
+                for future in some(list(running)) if running else ():
                     cell, device = running.pop(future)
                     self._devices += [device] if device else []
                     try:

@@ -33,6 +33,7 @@ The road, one command a stage; each reads the folder the one before it wrote:
   steper report             one self-contained HTML page
   steper ask "QUESTION"     one question, each step printed as it happens
 
+  steper compare RUNS       evaluations in pairs: differences with intervals, p-values
   steper trajectories RUN   a page to read what a run did, or two runs side by side
   steper index serve        an index for other programs and machines, over HTTP
   steper recall             how often indexes find the gold passages
@@ -114,6 +115,8 @@ def run(arguments: Sequence[str]) -> int:
             _judge(rest)
         case "report":
             _report(rest)
+        case "compare":
+            _compare(rest)
         case "trajectories":
             _trajectories(rest)
         case "ask":
@@ -249,6 +252,15 @@ def _report(arguments: list[str]) -> None:
     from steper.report import report
 
     print(f"Report: {report(config)}")
+
+
+def _compare(arguments: list[str]) -> None:
+    from steper.config import CompareConfig
+
+    config = parse(CompareConfig, "compare", arguments)
+    from steper.compare import compare_evaluations
+
+    print(compare_evaluations(config))
 
 
 def _trajectories(arguments: list[str]) -> None:
@@ -414,6 +426,7 @@ def _unknown(command: str) -> SteperError:
         "evaluate",
         "judge",
         "report",
+        "compare",
         "trajectories",
         "ask",
         "recall",

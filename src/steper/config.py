@@ -453,6 +453,20 @@ class ReportConfig(Config):
     """Folders made by `steper train`, whose curves to draw."""
 
 
+class CompareConfig(Config):
+    """Compare evaluations in pairs, with intervals: every label with the first one.
+
+    Runs of one label are the seeds of one arm (see docs/evaluation.md).
+    """
+
+    evaluations: Positional[tuple[Path, ...]]
+    """Folders made by `steper evaluate`; each label is compared with the first one's."""
+    measures: tuple[str, ...] = ("em", "f1", "acc", "recall", "steps")
+    """What to compare: any measure of `scores.jsonl`."""
+    json_out: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None
+    """Also write the figures to this JSON file."""
+
+
 class TrajectoriesConfig(Config):
     """Read a run's trajectories in the browser, or those of two runs side by side."""
 

@@ -2,7 +2,9 @@
 
 Writes ``trajectories.jsonl``, ``usage.jsonl``, ``scores.jsonl`` (every measure of each question, as
 ``steper.scores`` defines them) and ``results.json``: each measure's mean with its bootstrap 95%
-interval, also by question type and hops, and everything needed to make the run again.
+interval, also by question type and hops, and everything needed to make the run again. The answers
+are also in ``predictions.json`` or ``.jsonl``, for the data set's official script
+(``steper.predictions``).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from steper.models import (
     parameter_count,
     taught_setting,
 )
+from steper.predictions import write_predictions
 from steper.retrieval.indexes import describe_index
 from steper.retrieval.info import IndexInfo
 from steper.rollout import (
@@ -119,6 +122,10 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> P
             for t in logs.trajectories
         ]
         write_records(stage.path / SCORES, scores)
+        said = {t.id: t.answer for t in logs.trajectories}
+        # In the file's order, which the trajectories are not in.
+        answers = {q.id: said[q.id] for q in questions if q.id in said}
+        write_predictions(stage.path, answers, rules=config.rules)
         result = {
             "kind": "evaluation",
             "label": config.label or config.out.resolve().name,

@@ -26,7 +26,7 @@ from steper.evaluate import evaluation_table
 from steper.plan import Cell, Experiment, Plan, make_plan, read_experiment
 from steper.report import write_report
 from steper.scores import MEASURES, SHARES
-from steper.store import require_finished, write_json
+from steper.store import is_finished, require_finished, write_json
 
 COMPARED = (*SHARES, "steps", "searches")
 """Measures that pairs of arms are compared in."""
@@ -168,15 +168,10 @@ def plan_table(plan: Plan) -> str:
     done: dict[str, int] = defaultdict(int)
     for cell in plan.cells.values():
         stages[cell.stage] += 1
-        done[cell.stage] += _finished(cell.folder)
+        done[cell.stage] += is_finished(cell.folder)
     rows = [[stage, str(number), str(done[stage])] for stage, number in stages.items()]
     table = tabulate(rows, headers=["stage", "cells", "finished"], disable_numparse=True)
     return f"{table}\n\nArms: {', '.join(plan.evaluations)}"
-
-
-def _finished(folder: Path) -> bool:
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and '"status": "finished"' in manifest.read_text(encoding="utf-8")
 
 
 def _quiet(_: str) -> None:
@@ -187,7 +182,7 @@ class _Progress:
     """A line for each cell, with the time that is left by the mean of each stage so far."""
 
     def __init__(self, cells: Sequence[Cell], say: Callable[[str], None]) -> None:
-        self._left = [cell for cell in cells if not _finished(cell.folder)]
+        self._left = [cell for cell in cells if not is_finished(cell.folder)]
         self._total, self._done, self._say = len(cells), len(cells) - len(self._left), say
         self._took: dict[str, list[float]] = defaultdict(list)
         if self._done:

@@ -460,6 +460,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run of any stage."""
+    path = folder / "manifest.json"
+    return path.is_file() and _read_manifest(path)["status"] == "finished"
+
+
 def require_finished(path: Path, *, stage: str) -> dict[str, Any]:
     """The manifest of a completed run of ``stage``, for a later stage to read from.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def results(out: Path) -> Any:
 
 
 def files(out: Path) -> dict[Path, int]:
-    return {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.parent != out}
+    """When each file of the cells was written."""
+    return {p: p.stat().st_mtime_ns for p in out.rglob("[!.]*") if p.is_file() and p.parent != out}
 
 
 def test_every_figure_has_value_interval_n_and_seeds(out: Path) -> None:
@@ -92,25 +94,25 @@ def test_the_same_command_does_nothing_twice(
 
 
 def test_side_by_side_it_comes_to_the_same(file: Path, out: Path, tmp_path: Path) -> None:
-    experiment(ExperimentConfig(file=file, out=tmp_path / "two", workers=2))
-    for folder in results(out)["evaluations"]:
+    experiment(ExperimentConfig(file=file, out=tmp_path / "two", workers=2, seeds=(0,)))
+    for folder in results(tmp_path / "two")["evaluations"]:
         one, two = (base / folder / "trajectories.jsonl" for base in (out, tmp_path / "two"))
         assert one.read_bytes() == two.read_bytes()
     assert "answering" in "".join(p.read_text() for p in (tmp_path / "two" / "logs").iterdir())
 
 
-def test_a_cell_that_fails_is_named_and_the_others_are_kept(file: Path, tmp_path: Path) -> None:
+def test_a_cell_that_fails_is_named_and_the_others_are_kept(
+    file: Path, out: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    before = files(tmp_path / "out")
+    missing = f"arms.bad.model={tmp_path}/no-model"
     config = ExperimentConfig(
-        file=file,
-        out=tmp_path,
-        workers=2,
-        seeds=(0,),
-        set=(f"arms.nothing.model={tmp_path}/no-model",),
+        file=file, out=tmp_path / "out", workers=2, seeds=(0,), set=(missing,)
     )
     with pytest.raises(SteperError, match=r"evaluate failed:(.|\n)*finished cells are kept"):
         experiment(config)
-    assert json.loads((tmp_path / "world/seed-0/index/plain/manifest.json").read_text())
-    assert not (tmp_path / "results.json").exists()
+    assert before.items() <= files(tmp_path / "out").items()
 
 
 def test_a_dry_run_lists_the_cells_and_makes_nothing(

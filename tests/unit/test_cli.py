@@ -21,6 +21,7 @@ CONFIGS: dict[str, type[config.Config]] = {
     "evaluate": config.EvaluateConfig,
     "judge": config.JudgeConfig,
     "report": config.ReportConfig,
+    "compare": config.CompareConfig,
     "trajectories": config.TrajectoriesConfig,
     "ask": config.AskConfig,
     "recall": config.RecallConfig,

@@ -19,9 +19,10 @@ FLOORS = (
     "metrics prompts setting strategies grounding selection filters examples chains packing loss "
     "prose scores",  # pure
     "records releases datasets corpus retrieval accounts batching lm world templates models driver "
-    "judge grading arms attention batches audit trainer students memory",  # the outside world
-    "index serve cluster rollout build preflight train evaluate judging recall report trajectories "
-    "ask export plan cells experiment demo",  # the verbs
+    "judge grading arms predictions attention batches audit trainer students "
+    "memory",  # the outside world
+    "index serve cluster rollout build preflight train evaluate judging recall report compare "
+    "trajectories ask export plan cells experiment demo",  # the verbs
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

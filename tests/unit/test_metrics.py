@@ -1,14 +1,16 @@
-"""Answer containment, recall, the bootstrap interval and the paired test."""
+"""Answer containment, recall, the two kinds of interval and the paired test."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import pytest
 
-from steper.metrics import mean_interval, paired_p_value, recall, score
+from steper.metrics import mean_interval, paired_p_value, recall, score, t_interval
 from steper.types import Interval, Score
 
 
@@ -73,12 +75,20 @@ def test_interval_agrees_with_the_normal_approximation() -> None:
     assert interval.high == pytest.approx(0.6 + half, abs=0.006)
 
 
-def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(
+    ("distribution", "mean"), [("normal", 0.0), ("exponential", 1.0), ("bernoulli", 0.3)]
+)
+def test_interval_covers_the_true_mean_as_often_as_it_says(distribution: str, mean: float) -> None:
     rng = np.random.default_rng(5)
-    samples = rng.exponential(size=(200, 60))
-    intervals = [mean_interval(list(s), seed=i, resamples=300) for i, s in enumerate(samples)]
-    covered = np.mean([i.low <= 1.0 <= i.high for i in intervals])
-    assert 0.88 <= covered <= 0.98
+    shape = (600, 80)
+    samples = {
+        "normal": rng.normal(size=shape),
+        "exponential": rng.exponential(size=shape),
+        "bernoulli": (rng.random(shape) < 0.3).astype(float),
+    }[distribution]
+    intervals = [mean_interval(list(s), seed=i, resamples=400) for i, s in enumerate(samples)]
+    covered = np.mean([i.low <= mean <= i.high for i in intervals])
+    assert covered == pytest.approx(0.95, abs=0.03)
 
 
 def test_interval_narrows_with_the_level() -> None:
@@ -106,6 +116,35 @@ def test_interval_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPa
 def test_interval_refuses(values: list[float], options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"need|finite"):
         mean_interval(values, seed=0, **options)  # type: ignore[arg-type]
+
+
+# ---- Student's interval ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_t_interval_of_two_and_three_values_in_closed_form(level: float) -> None:
+    """With one and two degrees of freedom Student's quantile is elementary."""
+    two, three = t_interval([0.0, 2.0], level=level), t_interval([1.0, 2.0, 3.0], level=level)
+    assert (two.value, two.n, three.value, three.n) == (1.0, 2, 2.0, 3)
+    assert two.high - 1 == pytest.approx(math.tan(math.pi * level / 2))
+    assert three.high - 2 == pytest.approx(level * math.sqrt(2 / (1 - level**2)) / math.sqrt(3))
+    assert two.low + two.high == pytest.approx(2) and three.low + three.high == pytest.approx(4)
+
+
+def test_t_interval_covers_with_five_values_where_the_bootstrap_does_not() -> None:
+    samples = np.random.default_rng(6).normal(size=(2000, 5))
+
+    def covered(intervals: Sequence[Interval]) -> float:
+        return float(np.mean([i.low <= 0 <= i.high for i in intervals]))
+
+    assert covered([t_interval(list(s)) for s in samples]) == pytest.approx(0.95, abs=0.015)
+    assert covered([mean_interval(list(s), seed=0, resamples=200) for s in samples[:500]]) < 0.88
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.inf]])
+def test_t_interval_refuses(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"need at least|finite"):
+        t_interval(values)
 
 
 # ---- paired test -----------------------------------------------------------------------------
@@ -144,6 +183,24 @@ def test_p_value_by_sampling_agrees_with_enumeration(monkeypatch: pytest.MonkeyP
     assert sampled == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
 
 
+@pytest.mark.parametrize("n", [13, 40, 200])
+def test_p_value_of_many_pairs_agrees_with_the_exact_distribution(n: int) -> None:
+    """Of whole differences the signed sum has a distribution that can be counted for any n."""
+    differences = [int(d) for d in np.random.default_rng(2).integers(-4, 6, n)]
+    ways = Counter({0: 1})
+    for difference in differences:
+        after: Counter[int] = Counter()
+        for total, count in ways.items():
+            after[total + difference] += count
+            after[total - difference] += count
+        ways = after
+    reached = [count for total, count in ways.items() if abs(total) >= abs(sum(differences))]
+    exact = sum(reached) / 2**n
+    assert 0.001 < exact < 0.9
+    sampled = paired_p_value([float(d) for d in differences], [0.0] * n, seed=1)
+    assert sampled == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000))
+
+
 def test_p_value_agrees_with_the_normal_approximation_of_large_samples() -> None:
     rng = np.random.default_rng(13)
     differences = rng.normal(0.12, 1.0, 300)
@@ -154,9 +211,11 @@ def test_p_value_agrees_with_the_normal_approximation_of_large_samples() -> None
     )
 
 
-def test_p_value_is_uniform_where_there_is_no_difference() -> None:
-    rng = np.random.default_rng(14)
-    p = [paired_p_value(list(d), [0.0] * 10, seed=0) for d in rng.normal(size=(300, 10))]
+@pytest.mark.parametrize("n", [10, 30])
+def test_p_value_is_uniform_where_there_is_no_difference(n: int) -> None:
+    """Counted and sampled."""
+    draws = np.random.default_rng(14).normal(size=(300, n))
+    p = [paired_p_value(list(d), [0.0] * n, seed=i, resamples=500) for i, d in enumerate(draws)]
     for level in (0.1, 0.5, 0.9):
         assert np.mean(np.array(p) <= level) == pytest.approx(level, abs=0.09)
 

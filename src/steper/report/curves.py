@@ -101,16 +101,21 @@ def curves(runs: Mapping[str, Sequence[Training]]) -> list[Figure]:
         for label, seeds in weights.items()
     }
     if weights:
-        found.append(
+        found += [
             Figure(
-                plots.panels(sigmas, names, ylabel="σ")
-                + plots.panels(weights, names, ylabel="weight 1/2σ²"),
-                "The learned σ and the task weights they give (Eq. 4), from σ = 1 on. σ² is pulled "
-                f"toward its task's loss, so a task gains weight as its loss falls.{many}",
+                plots.panels(sigmas, names, ylabel="σ"),
+                f"The learned σ, from 1 on. σ² is pulled toward its task's loss.{many}",
                 small=True,
-                key=plots.legend(names, title="Key of σ and the weights"),
-            )
-        )
+                key=plots.legend(names, title="Key of σ"),
+            ),
+            Figure(
+                plots.panels(weights, names, ylabel="weight 1/2σ²"),
+                "The task weights that σ gives (Eq. 4): a task gains weight as its loss falls."
+                f"{many}",
+                small=True,
+                key=plots.legend(names, title="Key of the weights"),
+            ),
+        ]
     return found
 
 

@@ -77,7 +77,8 @@ def _choose(
         pairs: arms compared, the second of the first pair being the baseline.
     """
     base = next((b for _, b in pairs), "")
-    ours = [a for a, b in pairs if b == base and a in right] if base in right else []
+    others = right.keys() - {TEACHER, BASE}  # neither says anything for or against a baseline
+    ours = [a for a, b in pairs if b == base and a in others] if base in right else []
     gains, losses, splits, misses, hits = (list[str]() for _ in range(5))
     for key in sorted(set.intersection(*(set(answers) for answers in right.values()))):
         if len({answers[key] for answers in right.values()}) == 1:

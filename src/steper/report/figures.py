@@ -6,6 +6,7 @@ Table(name='results', …)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -59,7 +60,7 @@ def results(arms: Mapping[str, Arm]) -> Table:
 def took(arms: Mapping[str, Arm]) -> Table:
     """What a question took each arm."""
     heads, rows = _measured(arms, AMOUNTS)
-    heads += [("median, s",), ("p95, s",), ("all, s",)]
+    heads += [("median, s",), ("p95, s",), ("whole run, s",)]
     for (_, cells), arm in zip(rows, arms.values(), strict=True):
         seconds = [_latency(arm, name) for name in ("median_s", "p95_s")]
         seconds.append(fmean(result["seconds"] for result in arm.results))
@@ -112,12 +113,23 @@ def _measured(
     """Headings and rows of the measures that some arm knows; a cost of 0 tells nothing."""
     shown = [m for m in measures if _known(arms, m, but=0.0 if m == "cost" else None)]
     heads: list[Cell] = [(measures[m],) for m in shown]
-    rows = [(arm.label, [_cell(arm.interval(m), m) for m in shown]) for arm in arms.values()]
+    rows = [(arm.label, [_cell(_interval(arm, m), m) for m in shown]) for arm in arms.values()]
     return heads, rows
 
 
 def _known(arms: Mapping[str, Arm], measure: str, *, but: float | None = None) -> bool:
     return any(value not in (None, but) for arm in arms.values() for value in arm.by_seed(measure))
+
+
+def _interval(arm: Arm, measure: str) -> Interval | None:
+    """As the arm's own, but of a share never above 1.
+
+    To give each seed its equal share, values are weighted, and a draw of heavy ones exceeds it.
+    """
+    found = arm.interval(measure)
+    if found is None or measure not in SHARES:
+        return found
+    return replace(found, high=min(found.high, 1.0))
 
 
 def _cell(interval: Interval | None, measure: str) -> Cell:
@@ -144,7 +156,7 @@ def _only(arm: Arm, field: str, name: Any) -> Arm:
 
 
 def _accuracy(arm: Arm) -> Cell:
-    em, f1, acc = (_cell(arm.interval(measure), measure) for measure in ("em", "f1", "acc"))
+    em, f1, acc = (_cell(_interval(arm, measure), measure) for measure in ("em", "f1", "acc"))
     return *em, f"{f1[0]} / {acc[0]}"
 
 
@@ -157,7 +169,7 @@ def _latency(arm: Arm, name: str) -> float:
 
 def accuracy(arms: Mapping[str, Arm]) -> list[Figure]:
     """Exact match of each arm, against what it takes, and what it finds step by step."""
-    em = {label: _percent(arm.interval("em")) for label, arm in arms.items()}
+    em = {label: _percent(arm, "em") for label, arm in arms.items()}
     bars = plots.bars(em, title="Exact match of each arm, in percent")
     caption = "Exact match on the evaluated questions; whiskers are 95% intervals."
     return [
@@ -186,7 +198,7 @@ def abilities(arms: Mapping[str, Arm]) -> Figure | None:
         return None
     svgs = []
     for name in known:
-        values = {label: _percent(arm.interval(name)) for label, arm in arms.items()}
+        values = {label: _percent(arm, name) for label, arm in arms.items()}
         svgs.append(plots.bars(values, title=f"{name} of each arm, in percent", panel=name))
     caption = (
         "The three abilities on gold chains, with 95% intervals. Initialization and expansion: "
@@ -207,7 +219,7 @@ def _against(
     """Exact match against an amount; none where fewer than two arms differ in it."""
     points: dict[str, tuple[float, plots.Interval] | None] = {}
     for label, arm in arms.items():
-        x, em = amount(arm), _percent(arm.interval("em"))
+        x, em = amount(arm), _percent(arm, "em")
         points[label] = (x, em) if x and em else None
     if len({point[0] for point in points.values() if point}) < 2:
         return []
@@ -216,19 +228,30 @@ def _against(
 
 
 def _recall(arms: Mapping[str, Arm]) -> list[Figure]:
-    lines = {label: line for label, arm in arms.items() if (line := _mean_line(arm))}
+    """Recall after each step, a few arms in each figure; none where there are no gold passages."""
+    lines = [(label, mean_line(arm)) for label, arm in arms.items()]
     found = []
-    for first in range(0, len(lines), LINES):
-        some = dict(list(lines.items())[first : first + LINES])
-        which = f", {first + 1} to {first + len(some)}" if len(lines) > LINES else ""
-        title = f"Share of the gold passages retrieved by each step, in percent{which}"
-        caption = "Recall by step: share of the gold passages retrieved by the end of each step. "
-        caption += f"A run that has ended keeps what it had.{' Arms' + which[1:] if which else ''}"
-        found.append(Figure([plots.lines(some, title=title, first=first)], caption))
+    size = math.ceil(len(lines) / math.ceil(len(lines) / LINES))
+    for first in range(0, len(lines), size):
+        some = dict(lines[first : first + size])
+        if not any(some.values()):
+            continue
+        which = f"Arms {first + 1} to {first + len(some)}: " if len(lines) > LINES else ""
+        caption = (
+            f"{which}recall by step, the share of the gold passages retrieved by the end of each "
+            "step. A run that has ended keeps what it had."
+        )
+        title = f"{which}recall by step, in percent"
+        svg = plots.lines(some, title=_sentence(title), first=first)
+        found.append(Figure([svg], _sentence(caption)))
     return found
 
 
-def _mean_line(arm: Arm) -> list[float]:
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def mean_line(arm: Arm) -> list[float]:
     """Recall in percent after each step, the mean over seeds; a shorter line keeps its end."""
     seeds: Sequence[Sequence[float]] = [r["recall_by_step"] for r in arm.results]
     known = [line for line in seeds if line]
@@ -236,7 +259,8 @@ def _mean_line(arm: Arm) -> list[float]:
     return [100 * fmean(line[min(n, len(line) - 1)] for line in known) for n in range(longest)]
 
 
-def _percent(interval: Interval | None) -> plots.Interval | None:
+def _percent(arm: Arm, measure: str) -> plots.Interval | None:
+    interval = _interval(arm, measure)
     if interval is None:
         return None
     return 100 * interval.value, 100 * interval.low, 100 * interval.high

@@ -93,7 +93,7 @@ def scatter(points: Mapping[str, tuple[float, Interval] | None], *, xlabel: str,
             x = amount * ratio ** (place * min(0.04, 0.3 / times[amount]))
             whiskers = {"ecolor": INK, "elinewidth": 0.8, "capsize": 2, "linestyle": ""}
             y = interval[0]
-            drawn += [axes.errorbar(x, y, yerr=_reach(interval), **whiskers, **mark(number))]
+            drawn += axes.errorbar(x, y, yerr=_reach(interval), **whiskers, **mark(number))[:1]
         axes.set_xscale("log")
         axes.margins(x=0.12)
         _log_ticks(axes.xaxis, ratio)
@@ -107,7 +107,7 @@ def lines(values: Mapping[str, Sequence[float]], *, title: str, first: int = 0) 
     """One line an arm over steps 1, 2, …, in percent.
 
     Args:
-        values: by label.
+        values: by label; nothing where it is unknown.
         title: what is drawn.
         first: the number of the first label, from which its look comes.
     """
@@ -115,12 +115,13 @@ def lines(values: Mapping[str, Sequence[float]], *, title: str, first: int = 0) 
         drawn = [
             axes.plot(range(1, len(line) + 1), line, **pen(number) | mark(number))[0]
             for number, line in enumerate(values.values(), start=first)
+            if line
         ]
         axes.set_ylim(0, 105)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("step")
         axes.set_ylabel("percent")
-        _key(figure, drawn, list(values))
+        _key(figure, drawn, [label for label, line in values.items() if line])
         return to_svg(figure, title)
 
 

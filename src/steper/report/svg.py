@@ -25,7 +25,7 @@ COLORS = ("#4a80b8", "#d0566a", "#2b9348", "#a68d1f", "#2f93b3", "#bb4488")
 """Each at least 3 : 1 against the page, light and dark."""
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
+HATCHES = ("", "///", "--", "xxx", "\\\\\\", "++")
 
 STYLE: Any = {
     "svg.fonttype": "none",

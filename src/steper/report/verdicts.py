@@ -73,16 +73,16 @@ def _sentence(one: Comparison) -> str:
             said = f"cannot be told from {one.b} (difference {_signed(gain.value)} points of EM)"
     # The test draws 10,000 patterns, so that it cannot tell smaller values apart.
     p = f"p\u00a0=\u00a0{one.p:.2g}" if one.p > 1e-4 else "p\u00a0≤\u00a00.0001"
-    facts = [f"{_range(gain)} over {count(gain.n, 'question')}", f"paired {p}"]
+    over = f"over {count(gain.n, 'question')} {_range(gain)} (paired {p})"
     if one.over_seeds:
-        facts.append(f"{_range(one.over_seeds)} over {count(one.over_seeds.n, 'seed')}")
+        over += f", over {count(one.over_seeds.n, 'seed')} {_range(one.over_seeds)}"
     elif one.by_seed:
-        facts.append("one seed")
-    return f"{one.a} {said}; 95% interval {', '.join(facts)}."
+        over += ", one seed"
+    return f"{one.a} {said}; 95% interval {over}."
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _range(interval: Interval) -> str:
