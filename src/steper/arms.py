@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -82,12 +82,15 @@ class Arm:
         ]
         known = [values for values in known if values]
         shares: dict[Key, float] = defaultdict(float)
-        for values in known:
-            for key, value in values.items():
-                shares[key] += value / (len(values) * len(known))
+        for found in known:
+            for key, value in found.items():
+                shares[key] += value / (len(found) * len(known))
         if not shares:
             return None
-        return mean_interval([len(shares) * share for share in shares.values()], seed=0)
+        mean = mean_interval([len(shares) * share for share in shares.values()], seed=0)
+        # Weighted values can be drawn to a mean that no values of the measure have.
+        values: list[float] = [value for found in known for value in found.values()]
+        return replace(mean, low=max(mean.low, min(values)), high=min(mean.high, max(values)))
 
 
 @dataclass(frozen=True, slots=True)

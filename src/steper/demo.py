@@ -17,14 +17,11 @@ from steper.config import DemoConfig
 from steper.datasets import load_questions
 from steper.experiment import finish, run_plan
 from steper.plan import Experiment, make_plan, parse_experiment
+from steper.report.verdicts import QUESTION
 from steper.store import require_finished
 from steper.train import STUDENT
 
 DATA = "world"
-QUESTION = (
-    "Does supervising every step of a teacher's search and reasoning teach a small model more than "
-    "supervising its final answer only?"
-)
 ASKED = {"prompt": "world", "k": 2, "max_steps": 8}
 """How the teacher and whoever is not taught are asked."""
 
@@ -41,10 +38,10 @@ def demo(config: DemoConfig) -> Path:
     found = demo_experiment(config)
     plan = make_plan(found, config.out)
     seconds = run_plan(plan, say=_say)
-    command = ["steper", "demo", "--out", str(config.out), "--seeds", str(config.seeds)]
-    command += ["--equal-tokens"] if config.equal_tokens else []
-    if config.split != 1.0:
-        command += ["--split", str(config.split)]
+    given = config.model_dump(exclude_defaults=True, exclude={"equal_tokens"})
+    command = ["steper", "demo", *(["--equal-tokens"] if config.equal_tokens else [])]
+    for name, value in given.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
     _say("")
     for cell in plan.cells.values():
         if cell.stage == "build":
