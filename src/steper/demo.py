@@ -16,9 +16,10 @@ from steper.build import yield_table
 from steper.config import DemoConfig
 from steper.datasets import load_questions
 from steper.experiment import finish, run_plan
-from steper.plan import Experiment, make_plan, parse_experiment
+from steper.plan import make_plan
 from steper.report.verdicts import QUESTION
 from steper.store import require_finished
+from steper.study import Experiment, parse_experiment
 from steper.train import STUDENT
 
 DATA = "world"

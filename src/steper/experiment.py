@@ -23,10 +23,11 @@ from steper.arms import RESULTS, Arm, Comparison, compare, read_arms
 from steper.cells import Pool, run_cell
 from steper.config import ExperimentConfig
 from steper.evaluate import evaluation_table
-from steper.plan import Cell, Experiment, Plan, make_plan, read_experiment
+from steper.plan import Cell, Plan, make_plan
 from steper.report import write_report
 from steper.scores import MEASURES, SHARES
 from steper.store import is_finished, require_finished, write_json
+from steper.study import Experiment, read_experiment
 
 COMPARED = (*SHARES, "steps", "searches")
 """Measures that pairs of arms are compared in."""

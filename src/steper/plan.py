@@ -1,227 +1,44 @@
-"""An experiment file read strictly, and the cells it takes: one per stage, shared where it can be.
+"""The cells an experiment takes: one run folder for each stage, shared where it can be.
 
-Each cell is one run folder of a stage. Cells of several arms that would do the same are one, and a
-folder is named by the options in which its cell differs from the file's, so adding an arm later
-recomputes nothing.
+Cells of several arms that would do the same are one, and a folder is named by the options in which
+its cell differs from the file's, so adding an arm later recomputes nothing.
 
->>> plan = make_plan(read_experiment(Path("configs/experiments/baselines.toml")), Path("runs/b"))
-... # doctest: +SKIP
+>>> plan = make_plan(read_experiment(Path("study.toml")), Path("runs/study"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from steper.config import (
-    BuildConfig,
-    Config,
-    EvaluateConfig,
-    IndexConfig,
-    RolloutConfig,
-    Rules,
-    TrainConfig,
-)
+from steper.config import Config
 from steper.errors import SteperError
 from steper.evaluate import OPTIONS
 from steper.store import fingerprint
-
-Stage = Literal["index", "rollout", "build", "train", "evaluate"]
-Options = dict[str, Any]
-
-STAGES: Mapping[Stage, type[Config]] = {
-    "index": IndexConfig,
-    "rollout": RolloutConfig,
-    "build": BuildConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-}
-OWN: Mapping[Stage, frozenset[str]] = {
-    "index": frozenset({"source", "out"}),
-    "rollout": frozenset({"index", "questions", "out", "split", "seed"}),
-    "build": frozenset({"rollout", "out"}),
-    "train": frozenset({"data", "out", "seed", "dry_run"}),
-    "evaluate": frozenset({"model", "index", "questions", "out", "split", "seed", "label"}),
-}
-"""What the experiment itself says of each stage."""
+from steper.study import (
+    STAGES,
+    ArmSpec,
+    Data,
+    Experiment,
+    Options,
+    Stage,
+    World,
+    check_options,
+    invalid,
+    unknown_name,
+)
 
 TAUGHT = frozenset({*OPTIONS, "strategy", "prompt", "layout"})
 """Options of `steper evaluate` that a student brings itself."""
 
 LONGEST = 80
 """Characters of a folder's name."""
-
-
-class World(Config):
-    """An offline world, made anew for each seed (see docs/world.md)."""
-
-    train_questions: int = Field(default=400, ge=20)
-    """Questions for the teacher."""
-    test_questions: int = Field(default=200, ge=10)
-    """Held-out questions, of entities that the others never meet."""
-    split: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Share of entities told of in two passages."""
-
-
-class Data(Config):
-    """A corpus with questions: an offline world, or files."""
-
-    world: World | None = None
-    """An offline world instead of files."""
-    corpus: str = ""
-    """Documents, as `steper index` takes them."""
-    questions: Path | None = None
-    """Questions file."""
-    train_split: str | None = "train"
-    """Split that the teacher answers."""
-    test_split: str | None = "test"
-    """Split that the arms answer."""
-    rules: Rules = "hotpotqa"
-    """Whose official scoring rules apply."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if bool(self.world) == bool(self.corpus and self.questions):
-            raise ValueError("needs either world, or both corpus and questions")
-        return self
-
-
-class _Overrides(Config):
-    """Options by stage."""
-
-    index: Options = Field(default_factory=dict)
-    rollout: Options = Field(default_factory=dict)
-    build: Options = Field(default_factory=dict)
-    train: Options = Field(default_factory=dict)
-    evaluate: Options = Field(default_factory=dict)
-
-
-class ArmSpec(_Overrides):
-    """One way to get answers: a student taught in some way, or a model as it is."""
-
-    model: str = ""
-    """A model that is not trained, as `steper evaluate --model` takes it."""
-    train_on: str = ""
-    """Data set that the student is taught on; by default the file's first."""
-    test_on: str = ""
-    """Data set that is answered; by default the one taught on."""
-    equal_tokens_to: str = ""
-    """Train for as many epochs as make up the training tokens of that arm."""
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """As the file's, for this arm only."""
-
-
-class Experiment(_Overrides):
-    """An experiment file: what all arms share, the arms, and what to compare."""
-
-    question: str = Field(min_length=1)
-    """What the experiment is to answer, in one sentence."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
-    """One world, order of training data and set of draws each."""
-    data: dict[str, Data] = Field(min_length=1)
-    """Data sets by name."""
-    arms: dict[str, ArmSpec] = Field(min_length=1)
-    """Arms by name."""
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """Every combination of these values makes an arm of each arm, as `"train.lr" = [1e-4, 1e-3]`.
-    Models that are not trained take the axes of `index`, `evaluate` and `test_on` only."""
-    compare: tuple[tuple[str, str], ...] = ()
-    """Pairs of arms; by default every arm with the baseline."""
-    baseline: str = ""
-    """By default the first arm."""
-
-
-# ---- reading ---------------------------------------------------------------------------------
-
-
-def read_experiment(path: Path, settings: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file; ``settings`` are ``dotted.key=TOML value`` that take precedence.
-
-    Raises:
-        SteperError: naming the key, if something in it is unknown or out of range.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
-    for setting in settings:
-        _set(data, setting)
-    return parse_experiment(data, where=str(path))
-
-
-def parse_experiment(data: Mapping[str, Any], *, where: str) -> Experiment:
-    """An experiment from plain data, checked down to every option of every stage."""
-    try:
-        found = Experiment.model_validate(data)
-    except ValidationError as error:
-        raise _invalid(error, where) from None
-    _check_options(found, "", where)
-    for name, spec in found.arms.items():
-        _check_options(spec, f"arms.{name}.", where)
-    return found
-
-
-def _set(data: dict[str, Any], setting: str) -> None:
-    """Put one ``--set`` into the file's data."""
-    key, equals, text = setting.partition("=")
-    if not equals:
-        raise SteperError(f"{setting!r} has no value.", where="--set", fix="Write --set key=value.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is text
-    *tables, last = key.strip().split(".")
-    for table in tables:
-        data = data.setdefault(table, {})
-        if not isinstance(data, dict):
-            raise SteperError(f"{key}: {table} is no table.", where="--set")
-    data[last] = value
-
-
-def _check_options(found: _Overrides, prefix: str, where: str) -> None:
-    """Raise on a stage's option that it does not have, or that the experiment itself sets."""
-    for stage, type_ in STAGES.items():
-        for key in getattr(found, stage):
-            place = f"{prefix}{stage}.{key}"
-            if key in OWN[stage]:
-                raise SteperError(
-                    f"{place}: the experiment sets it.", where=where, fix="Leave it out."
-                )
-            if key not in type_.model_fields:
-                raise _unknown(place, key, set(type_.model_fields) - OWN[stage], where)
-
-
-def _unknown(place: str, name: str, known: set[str], where: str) -> SteperError:
-    near = get_close_matches(name, known, n=1)
-    return SteperError(
-        f"{place}: there is no {name!r}.",
-        where=where,
-        fix=f"Perhaps you meant {near[0]!r}." if near else f"There is: {', '.join(sorted(known))}.",
-    )
-
-
-def _invalid(error: ValidationError, where: str, prefix: str = "") -> SteperError:
-    first = error.errors()[0]
-    place = prefix + ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        kinds: dict[str, type[Config]] = {"data": Data, "arms": ArmSpec}
-        kind = kinds.get(str(first["loc"][0]), Experiment)
-        known = set((World if "world" in first["loc"][2:] else kind).model_fields)
-        return _unknown(place, str(first["loc"][-1]), known, where)
-    return SteperError(f"{place}: {first['msg']}, got {first['input']!r}.", where=where)
-
-
-# ---- planning --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -277,7 +94,7 @@ def make_plan(experiment: Experiment, out: Path, *, where: str = "") -> Plan:
     known = set(planner.arms)
     for name in (*(name for pair in experiment.compare for name in pair), experiment.baseline):
         if name and name not in known:
-            raise _unknown("compare" if experiment.compare else "baseline", name, known, where)
+            raise unknown_name("compare" if experiment.compare else "baseline", name, known, where)
     base = experiment.baseline or next(iter(planner.arms))
     planner.plan.pairs = list(experiment.compare) or [(a, base) for a in planner.arms if a != base]
     return planner.plan
@@ -300,8 +117,8 @@ def _expand(experiment: Experiment, where: str) -> dict[str, ArmSpec]:
             try:
                 arms[label] = ArmSpec.model_validate(data)
             except ValidationError as error:
-                raise _invalid(error, where, f"arms.{name}.") from None
-            _check_options(arms[label], f"arms.{label}.", where)
+                raise invalid(error, where, f"arms.{name}.") from None
+            check_options(arms[label], f"arms.{label}.", where)
     return arms
 
 
@@ -374,7 +191,7 @@ class _Planner:
             return plain
         other = self.arms.get(arm.equal_tokens_to)
         if other is None or other.model or other.equal_tokens_to:
-            raise _unknown(
+            raise unknown_name(
                 f"arms.{label}.equal_tokens_to",
                 arm.equal_tokens_to,
                 {n for n, a in self.arms.items() if not a.model and not a.equal_tokens_to},
@@ -430,7 +247,7 @@ class _Planner:
         try:
             cell.config()
         except ValidationError as error:
-            raise _invalid(error, self.where, f"{stage}.") from None
+            raise invalid(error, self.where, f"{stage}.") from None
         if self.plan.cells.setdefault(folder, cell) != cell:
             raise SteperError(
                 f"two arms would share the folder {folder} with different options.",
@@ -442,7 +259,7 @@ class _Planner:
     def _data_name(self, label: str, name: str) -> str:
         known = self.experiment.data
         if name and name not in known:
-            raise _unknown(f"arms.{label}", name, set(known), self.where)
+            raise unknown_name(f"arms.{label}", name, set(known), self.where)
         return name or next(iter(known))
 
     def _home(self, name: str, seed: int) -> Path:

@@ -18,8 +18,8 @@ FLOORS = (
     "types protocols errors config store",  # the nouns
     "metrics prompts setting strategies grounding selection filters examples chains packing loss "
     "prose scores",  # pure
-    "records releases datasets corpus retrieval accounts batching lm world templates models driver "
-    "judge grading arms predictions attention batches audit trainer students "
+    "study records releases datasets corpus retrieval accounts batching lm world templates models "
+    "driver judge grading arms predictions attention batches audit trainer students "
     "memory",  # the outside world
     "index serve cluster rollout build preflight train evaluate judging recall report compare "
     "trajectories ask export plan cells experiment demo",  # the verbs

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from steper.errors import SteperError
-from steper.plan import Plan, make_plan, parse_experiment, read_experiment
+from steper.plan import Plan, make_plan
+from steper.study import parse_experiment, read_experiment
 
 REPO = Path(__file__).resolve().parents[2]
 READY = sorted((REPO / "configs" / "experiments").glob("*.toml"))
