@@ -515,7 +515,7 @@ class AskConfig(ModelOptions, _Ask):
 
 
 class ExperimentConfig(Config):
-    """Run an experiment file: arms times seeds, compared and reported (see docs/experiments.md)."""
+    """Run an experiment file: arms times seeds, compared and reported (see docs/evaluation.md)."""
 
     file: Positional[Path]
     """TOML file; ready ones are in configs/experiments/."""

@@ -27,7 +27,7 @@ from steper.plan import Cell, Plan, make_plan
 from steper.report import write_report
 from steper.scores import MEASURES, SHARES
 from steper.store import is_finished, require_finished, write_json
-from steper.study import Experiment, read_experiment
+from steper.study import Experiment, read_experiment, with_seeds
 
 COMPARED = (*SHARES, "steps", "searches")
 """Measures that pairs of arms are compared in."""
@@ -43,7 +43,7 @@ def experiment(config: ExperimentConfig, *, say: Callable[[str], None] = print) 
     settings = [part for setting in config.set for part in ("--set", setting)]
     found = read_experiment(config.file, config.set)
     if config.seeds:
-        found = found.model_copy(update={"seeds": config.seeds})
+        found = with_seeds(found, config.seeds)
         settings += ["--seeds", *map(str, config.seeds)]
     plan = make_plan(found, out, where=str(config.file))
     command = shlex.join(["steper", "experiment", str(config.file), *settings, "--out", str(out)])

@@ -123,6 +123,23 @@ class Experiment(Overrides):
     """By default the first arm."""
 
 
+def with_seeds(experiment: Experiment, seeds: Sequence[int]) -> Experiment:
+    """The experiment with other seeds.
+
+    Raises:
+        SteperError: if one is given twice.
+    """
+    _check_seeds(seeds, "--seeds")
+    return experiment.model_copy(update={"seeds": tuple(seeds)})
+
+
+def _check_seeds(seeds: Sequence[int], where: str) -> None:
+    """Raise on a seed given twice: its runs would count twice."""
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise SteperError(f"seeds: {seed} is given twice.", where=where, fix="Name it once.")
+
+
 # ---- reading ---------------------------------------------------------------------------------
 
 
@@ -149,6 +166,7 @@ def parse_experiment(data: Mapping[str, Any], *, where: str) -> Experiment:
         found = Experiment.model_validate(data)
     except ValidationError as error:
         raise invalid(error, where) from None
+    _check_seeds(found.seeds, where)
     check_options(found, "", where)
     for name, spec in found.arms.items():
         check_options(spec, f"arms.{name}.", where)

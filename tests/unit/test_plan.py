@@ -182,6 +182,7 @@ def test_labels_that_no_file_name_can_hold_stay_apart() -> None:
         ({"arms": {"a": {"model": "x"}, "b": {"equal_tokens_to": "a"}}}, "there is no 'a'"),
         ({"arms": {}}, "arms"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1 is given twice"),
         ({"compare": [["a", "c"]]}, "there is no 'c'"),
         ({"baseline": "basee"}, "Perhaps you meant 'base'"),
         ({"grid": {"train.objektive": ["x"]}}, "Perhaps you meant 'objective'"),

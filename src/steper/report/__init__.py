@@ -71,6 +71,8 @@ def report(config: ReportConfig) -> Path:
                 fix="Give it alone.",
             )
         return _report_experiment(experiments[0], config.out)
+    for folder in config.evaluations:
+        require_finished(folder, stage="evaluate")
     if config.out is None:
         raise SteperError("no page named.", where="steper report", fix="Name it: --out FILE.html")
     return write_report(config.evaluations, config.out, trainings=config.trainings)
