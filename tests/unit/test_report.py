@@ -326,7 +326,8 @@ def test_no_share_is_above_all(tmp_path: Path) -> None:
     many = evaluation(tmp_path / "b", "m", [True] * 7 + [False], questions_sha256="q1")
     arms = read_arms([few, many])
     interval = arms["m"].interval("em")
-    assert interval and interval.high > 1  # what the page must not say
+    # Weighted to give both seeds their share, draws can go beyond what a share can be.
+    assert interval and interval.high == 1
     assert results(arms).rows[0][1][0][1].endswith("to 100.0")
 
 

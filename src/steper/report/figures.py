@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -113,23 +112,12 @@ def _measured(
     """Headings and rows of the measures that some arm knows; a cost of 0 tells nothing."""
     shown = [m for m in measures if _known(arms, m, but=0.0 if m == "cost" else None)]
     heads: list[Cell] = [(measures[m],) for m in shown]
-    rows = [(arm.label, [_cell(_interval(arm, m), m) for m in shown]) for arm in arms.values()]
+    rows = [(arm.label, [_cell(arm.interval(m), m) for m in shown]) for arm in arms.values()]
     return heads, rows
 
 
 def _known(arms: Mapping[str, Arm], measure: str, *, but: float | None = None) -> bool:
     return any(value not in (None, but) for arm in arms.values() for value in arm.by_seed(measure))
-
-
-def _interval(arm: Arm, measure: str) -> Interval | None:
-    """As the arm's own, but of a share never above 1.
-
-    To give each seed its equal share, values are weighted, and a draw of heavy ones exceeds it.
-    """
-    found = arm.interval(measure)
-    if found is None or measure not in SHARES:
-        return found
-    return replace(found, high=min(found.high, 1.0))
 
 
 def _cell(interval: Interval | None, measure: str) -> Cell:
@@ -156,7 +144,7 @@ def _only(arm: Arm, field: str, name: Any) -> Arm:
 
 
 def _accuracy(arm: Arm) -> Cell:
-    em, f1, acc = (_cell(_interval(arm, measure), measure) for measure in ("em", "f1", "acc"))
+    em, f1, acc = (_cell(arm.interval(measure), measure) for measure in ("em", "f1", "acc"))
     return *em, f"{f1[0]} / {acc[0]}"
 
 
@@ -260,7 +248,7 @@ def mean_line(arm: Arm) -> list[float]:
 
 
 def _percent(arm: Arm, measure: str) -> plots.Interval | None:
-    interval = _interval(arm, measure)
+    interval = arm.interval(measure)
     if interval is None:
         return None
     return 100 * interval.value, 100 * interval.low, 100 * interval.high
