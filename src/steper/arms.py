@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +51,16 @@ class Arm:
     def question_sets(self) -> list[str]:
         """The SHA-256 of each seed's question file."""
         return [result["questions_sha256"] for result in self.results]
+
+    @property
+    def n(self) -> int:
+        """Answers of all seeds."""
+        return sum(result["n"] for result in self.results)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each run."""
+        return [seed for result in self.results for seed in result["seeds"]]
 
     def by_question(self, measure: str) -> dict[Key, float]:
         """Each question's mean over the seeds that answered it, where the measure is known.
@@ -188,3 +199,23 @@ def refuse_repeats(folders: Sequence[Path]) -> None:
     for folder, times in Counter(folder.resolve() for folder in folders).items():
         if times > 1:
             raise SteperError("is given twice.", where=str(folder), fix="Name each run once.")
+
+
+def notes(arms: Mapping[str, Arm]) -> list[str]:
+    """What a reader must know before comparing rows: everything in which the runs differ."""
+    checks: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "questions": lambda r: r["questions_sha256"],
+        "number of questions": lambda r: r["n"],
+        "corpora": lambda r: r["corpus_sha256"],
+        "splits": lambda r: r["split"],
+        "scoring rules": lambda r: r["rules"],
+        "retrieval settings or prompts": lambda r: json.dumps(r["setting"], sort_keys=True),
+    }
+    found = [
+        f"The arms were evaluated with different {name}; compare their rows with care."
+        for name, value in checks.items()
+        if len({frozenset(map(value, arm.results)) for arm in arms.values()}) > 1
+    ]
+    if len({len(arm.results) for arm in arms.values()}) > 1:
+        found.append("The arms have different numbers of seeds.")
+    return found

@@ -45,10 +45,10 @@ def run_cell(cell: Cell, *, say: Callable[[str], None] = print) -> Ran:
         SteperError: as its stage does.
     """
     begin = time.monotonic()
-    config: Any = cell.config()
+    config: Any = cell.config() if cell.stage != "world" else None
     match cell.stage:
         case "world":
-            make_world(cell.folder, config, seed=_seed(cell.folder))
+            make_world(cell.folder, **cell.options)
         case "index":
             build_index(config)
         case "rollout":
@@ -64,11 +64,6 @@ def run_cell(cell: Cell, *, say: Callable[[str], None] = print) -> Ran:
             evaluate(config, say=say)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Ran(time.monotonic() - begin, peak)
-
-
-def _seed(folder: Path) -> int:
-    """A world's seed, which is that of the folder around it."""
-    return int(folder.parent.name.removeprefix("seed-"))
 
 
 def _tokens(folder: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tomllib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -372,15 +371,10 @@ def _with_file(type_: type[Config], arguments: list[str]) -> list[str]:
     used = 1 if spelled[at][1] else 2
     if at + used > len(arguments):
         raise SteperError("--config needs a file.", fix="Name a TOML file.")
+    from steper.store import read_toml
+
     path = Path(spelled[at][2] if used == 1 else arguments[at + 1])
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SteperError("no such file.", where=str(path), fix="Check --config.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SteperError(
-            f"cannot be read: {error}.", where=str(path), fix="--config takes a TOML file."
-        ) from None
+    data = read_toml(path, fix="--config takes a TOML file.")
     from tyro.conf import Positional
 
     for name, field in type_.model_fields.items():

@@ -12,10 +12,9 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from steper.arms import Arm, Comparison, compare, read_arms
+from steper.arms import Arm, Comparison, compare, notes, read_arms
 from steper.config import CompareConfig
 from steper.errors import SteperError
-from steper.report.verdicts import notes
 from steper.scores import MEASURES, SHARES
 from steper.store import write_json
 
@@ -101,8 +100,8 @@ def _figures(
             {
                 "label": arm.label,
                 "folders": [str(folder) for folder in arm.folders],
-                "n": sum(result["n"] for result in arm.results),
-                "seeds": [seed for result in arm.results for seed in result["seeds"]],
+                "n": arm.n,
+                "seeds": arm.seeds,
                 "questions_sha256": arm.question_sets,
                 "metrics": {m: (mean := arm.interval(m)) and asdict(mean) for m in found},
             }

@@ -79,11 +79,7 @@ def demo_experiment(config: DemoConfig) -> Experiment:
             "equal_tokens_to": "steper_uniform",
         }
         pairs += [("steper_uniform", "vanilla_kd_equal_tokens")]
-    world = {
-        "train_questions": config.train_questions,
-        "test_questions": config.test_questions,
-        "split": config.split,
-    }
+    world = config.model_dump(include={"train_questions", "test_questions", "split"})
     return parse_experiment(
         {
             "question": QUESTION,

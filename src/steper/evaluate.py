@@ -9,12 +9,10 @@ are also in ``predictions.json`` or ``.jsonl``, for the data set's official scri
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -56,7 +54,7 @@ from steper.scores import (
     summarise,
 )
 from steper.setting import Setting
-from steper.store import Run, fingerprint, read_json, write_json, write_records
+from steper.store import Run, fingerprint, read_json, versions, write_json, write_records
 from steper.templates import load_template
 
 OPTIONS = ("k", "max_steps", "max_passages", "max_run_tokens", "early_stop", "force_search")
@@ -158,8 +156,7 @@ def _made_of(
         "setting": setting.record(),
         "prompt_sha256": fingerprint(setting.record()["template"]),
         "concurrency": config.concurrency,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("steper", "torch", "transformers")},
+        "versions": versions(),
     }
 
 

@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +25,7 @@ from steper.evaluate import evaluation_table
 from steper.plan import Cell, Plan, make_plan
 from steper.report import write_report
 from steper.scores import MEASURES, SHARES
-from steper.store import is_finished, require_finished, write_json
+from steper.store import is_finished, require_finished, versions, write_json
 from steper.study import Experiment, read_experiment, with_seeds
 
 COMPARED = (*SHARES, "steps", "searches")
@@ -93,7 +92,7 @@ def finish(
         "question": found.question,
         "seeds": list(found.seeds),
         "command": command,
-        "versions": {n: version(n) for n in ("steper", "torch", "transformers")},
+        "versions": versions(),
         "total_seconds": round(seconds, 1),
         "arms": {label: _figures(arm, plan) for label, arm in arms.items()},
         "comparisons": [asdict(one) for one in comparisons],
@@ -130,9 +129,9 @@ def _figures(arm: Arm, plan: Plan) -> dict[str, Any]:
         for folder in plan.trainings.get(arm.label, [])
     ]
     return {
-        "n": sum(result["n"] for result in arm.results),
+        "n": arm.n,
         "failed": sum(result["failed"] for result in arm.results),
-        "seeds": [seed for result in arm.results for seed in result["seeds"]],
+        "seeds": arm.seeds,
         "parameters": arm.results[0]["parameters"],
         "train_tokens": trained,
         "median_s": fmean(result["latency"]["median_s"] for result in arm.results),

@@ -11,12 +11,10 @@ agrees with them (``steper.scores.gold_steps``), and with ``--repeats`` how ofte
 
 from __future__ import annotations
 
-import platform
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +32,7 @@ from steper.models import API, COMPLETIONS, build_lm, model_path, telling
 from steper.protocols import LM, Completion, Request, Usage
 from steper.rollout import TRAJECTORIES, open_purse, read_trajectories
 from steper.scores import ABILITIES, gold_steps
-from steper.store import Run, read_json, require_finished, write_json
+from steper.store import Run, read_json, require_finished, versions, write_json
 from steper.types import Trajectory
 
 VERDICTS = "verdicts"
@@ -115,8 +113,7 @@ def _made_of(config: JudgeConfig) -> dict[str, Any]:
         "repeats": config.repeats,
         "evaluation": str(config.evaluation),
         "rubric_sha256": rubric_sha256(RUBRIC),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("steper", "torch", "transformers")},
+        "versions": versions(),
     }
 
 

@@ -28,11 +28,11 @@ from steper.study import (
     Experiment,
     Options,
     Stage,
-    World,
     check_options,
     invalid,
     unknown_name,
 )
+from steper.train import STUDENT
 
 TAUGHT = frozenset({*OPTIONS, "strategy", "prompt", "layout"})
 """Options of `steper evaluate` that a student brings itself."""
@@ -60,8 +60,8 @@ class Cell:
 
     def config(self, **more: Any) -> Config:
         """The configuration of the stage's command."""
-        type_ = World if self.stage == "world" else STAGES[self.stage]
-        return type_(**(self.options | more))
+        assert self.stage != "world", "a world is made by no command"
+        return STAGES[self.stage](**(self.options | more))
 
 
 @dataclass
@@ -157,7 +157,7 @@ class _Planner:
             training = self._train(label, arm, seed)
             self.plan.trainings.setdefault(label, []).append(training)
             needs.append(training)
-            model = training / "student"
+            model = training / STUDENT
             options = {k: v for k, v in options.items() if k not in TAUGHT}
         options |= arm.evaluate | {
             "model": str(model),
@@ -168,8 +168,7 @@ class _Planner:
             "label": label,
         }
         options.setdefault("rules", data.rules)
-        # A training's seed is in its folder's path; that of an untrained model's draws is not.
-        folder = self._home(name, seed) if data.world else home / f"seed-{seed}"
+        folder = self._seed_home(name, seed)
         cell = self._add("evaluate", folder / "evaluate" / _safe(label), options, needs)
         self.plan.evaluations.setdefault(label, []).append(cell)
 
@@ -184,8 +183,7 @@ class _Planner:
             )
         options |= {"data": examples, "seed": seed}
         slug = _slug(overrides | _named("train", arm.train))
-        home = self._home(self._data_name(label, arm.train_on), seed)
-        folder = home if home.name == f"seed-{seed}" else home / f"seed-{seed}"
+        folder = self._seed_home(self._data_name(label, arm.train_on), seed)
         plain = self._add("train", folder / "train" / slug, options, [examples])
         if not arm.equal_tokens_to:
             return plain
@@ -228,7 +226,7 @@ class _Planner:
         needs, source = [], data.corpus
         if data.world:
             world = home / "world"
-            options = data.world.model_dump()
+            options = data.world.model_dump() | {"seed": seed}
             self.plan.cells.setdefault(world, Cell("world", world, options))
             needs, source = [world], str(world / "corpus.jsonl")
         options = self.experiment.index | arm.index | {"source": source}
@@ -263,9 +261,13 @@ class _Planner:
         return name or next(iter(known))
 
     def _home(self, name: str, seed: int) -> Path:
-        """Where a data set's runs lie: a world is another with each seed, files are not."""
-        folder = self.out / _safe(name)
-        return folder / f"seed-{seed}" if self.experiment.data[name].world else folder
+        """Where a data set's index and rollout lie: a world is another with each seed."""
+        seeded = self._seed_home(name, seed)
+        return seeded if self.experiment.data[name].world else seeded.parent
+
+    def _seed_home(self, name: str, seed: int) -> Path:
+        """Where what depends on the seed lies: trainings and evaluations."""
+        return self.out / _safe(name) / f"seed-{seed}"
 
     @staticmethod
     def _questions(data: Data, home: Path) -> Path:

@@ -313,7 +313,7 @@ def counts(logs: Logs) -> dict[str, Any]:
 
 def _used(logs: Logs) -> dict[str, Any]:
     """What the runs took; empty for a teacher without tokens."""
-    used = sum((step for run in logs.usage for step in run.steps), Usage())
+    used = sum((run.total for run in logs.usage), Usage())
     if not used.prompt_tokens:
         return {}
     return {
@@ -333,7 +333,7 @@ def _estimate(
     per: dict[str, Usage] = {question.id: Usage() for question in sample}
     for run in logs.usage:
         if run.id in ids:
-            per[ids[run.id]] = sum(run.steps, per[ids[run.id]])
+            per[ids[run.id]] = per[ids[run.id]] + run.total
 
     def row(name: str, values: list[float], digits: int) -> list[str]:
         mean = mean_interval(values, seed=config.seed)

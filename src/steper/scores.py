@@ -190,6 +190,11 @@ def recall_by_step(scores: Sequence[QuestionScore]) -> list[float]:
 
     A run that ended keeps what it had, so every step's mean is over the same questions.
     """
-    known = [s.recall_by_step for s in scores if s.recall_by_step]
+    return mean_line([s.recall_by_step for s in scores])
+
+
+def mean_line(lines: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of lines place by place; a shorter one keeps its end, an empty one is left out."""
+    known = [line for line in lines if line]
     longest = max(map(len, known), default=0)
-    return [fmean(found[min(n, len(found) - 1)] for found in known) for n in range(longest)]
+    return [fmean(line[min(n, len(line) - 1)] for line in known) for n in range(longest)]

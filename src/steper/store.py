@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import time
+import tomllib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -147,6 +148,26 @@ def read_json(path: Path) -> Any:
         raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise SteperError(f"not JSON: {error.msg}.", where=f"{path}:{error.lineno}") from None
+
+
+def read_toml(path: Path, *, fix: str = "") -> dict[str, Any]:
+    """A TOML file's content.
+
+    Raises:
+        SteperError: if the file is missing, or is no TOML; ``fix`` says what to do about it.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SteperError(f"cannot be read: {error}.", where=str(path), fix=fix) from None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what figures depend on, for results."""
+    names = ("steper", "torch", "transformers")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -23,6 +23,7 @@ from steper.config import (
     TrainConfig,
 )
 from steper.errors import SteperError
+from steper.store import read_toml
 
 Stage = Literal["index", "rollout", "build", "train", "evaluate"]
 Options = dict[str, Any]
@@ -149,12 +150,7 @@ def read_experiment(path: Path, settings: Sequence[str] = ()) -> Experiment:
     Raises:
         SteperError: naming the key, if something in it is unknown or out of range.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SteperError("no such file.", where=str(path), fix="Check the path.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SteperError(f"cannot be read: {error}.", where=str(path)) from None
+    data = read_toml(path)
     for setting in settings:
         _set(data, setting)
     return parse_experiment(data, where=str(path))

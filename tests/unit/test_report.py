@@ -15,7 +15,7 @@ from steper.arms import Comparison, read_arms
 from steper.config import ReportConfig
 from steper.errors import SteperError
 from steper.report import report, svg, write_report
-from steper.report.figures import by_group, each_seed, mean_line, results, took
+from steper.report.figures import by_group, each_seed, recall_line, results, took
 from steper.report.verdicts import answer, compare_pairs, default_pairs, verdicts
 from steper.scores import MEASURES, score_trajectory, summarise
 from steper.store import Run, write_json, write_records
@@ -433,7 +433,7 @@ def test_recall_by_step_is_the_mean_over_seeds_each_keeping_its_end(tmp_path: Pa
         evaluation(tmp_path / str(n), "a", [True], recall_by_step=line)
         for n, line in enumerate(lines)
     ]
-    assert mean_line(read_arms(folders)["a"]) == [37.5, 75.0]
+    assert recall_line(read_arms(folders)["a"]) == [37.5, 75.0]
     assert "Recall by step, in percent" in drawn(page_of(tmp_path, *folders))
 
 

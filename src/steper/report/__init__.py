@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from jinja2 import Environment
 
-from steper.arms import RESULTS, Arm, read_arms
+from steper.arms import RESULTS, Arm, notes, read_arms
 from steper.config import ReportConfig
 from steper.errors import SteperError
 from steper.report.curves import Training, curves, given, read_trainings
@@ -32,7 +32,6 @@ from steper.report.verdicts import (
     are_stepers,
     compare_pairs,
     default_pairs,
-    notes,
     tally,
     verdicts,
 )
@@ -207,7 +206,7 @@ def _asked(arms: Mapping[str, Arm]) -> Table:
     for arm in arms.values():
         setting, first = arm.results[0]["setting"], arm.results[0]
         cells = [
-            ", ".join(str(seed) for result in arm.results for seed in result["seeds"]),
+            ", ".join(map(str, arm.seeds)),
             f"{first['parameters']:,}" if first["parameters"] else "–",
             setting["strategy"],
             str(setting["k"]),

@@ -7,7 +7,7 @@ Table(name='results', …)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from steper.arms import Arm
 from steper.report import plots
 from steper.report.parts import Cell, Figure, Table
-from steper.scores import ABILITIES, SHARES
+from steper.scores import ABILITIES, SHARES, mean_line
 from steper.types import Interval
 
 ACCURACY: Mapping[str, str] = {
@@ -218,7 +218,7 @@ def _against(
 
 def _recall(arms: Mapping[str, Arm]) -> list[Figure]:
     """Recall after each step, a few arms in each figure; none where there are no gold passages."""
-    lines = [(label, mean_line(arm)) for label, arm in arms.items()]
+    lines = [(label, recall_line(arm)) for label, arm in arms.items()]
     found = []
     size = math.ceil(len(lines) / math.ceil(len(lines) / LINES))
     for first in range(0, len(lines), size):
@@ -240,12 +240,9 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def mean_line(arm: Arm) -> list[float]:
-    """Recall in percent after each step, the mean over seeds; a shorter line keeps its end."""
-    seeds: Sequence[Sequence[float]] = [r["recall_by_step"] for r in arm.results]
-    known = [line for line in seeds if line]
-    longest = max(map(len, known), default=0)
-    return [100 * fmean(line[min(n, len(line) - 1)] for line in known) for n in range(longest)]
+def recall_line(arm: Arm) -> list[float]:
+    """Recall in percent after each step, the mean over seeds."""
+    return [100 * share for share in mean_line([r["recall_by_step"] for r in arm.results])]
 
 
 def _percent(arm: Arm, measure: str) -> plots.Interval | None:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from steper.arms import Arm, Comparison, compare
 from steper.report.parts import count
@@ -114,23 +112,3 @@ def tally(comparisons: Sequence[Comparison]) -> str:
         f"Of {len(comparisons)} comparisons, {times['higher']} find the first arm higher and "
         f"{times['lower']} lower; {times['open']} cannot tell."
     )
-
-
-def notes(arms: Mapping[str, Arm]) -> list[str]:
-    """What a reader must know before comparing rows: everything in which the runs differ."""
-    checks: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "questions": lambda r: r["questions_sha256"],
-        "number of questions": lambda r: r["n"],
-        "corpora": lambda r: r["corpus_sha256"],
-        "splits": lambda r: r["split"],
-        "scoring rules": lambda r: r["rules"],
-        "retrieval settings or prompts": lambda r: json.dumps(r["setting"], sort_keys=True),
-    }
-    found = [
-        f"The arms were evaluated with different {name}; compare their rows with care."
-        for name, value in checks.items()
-        if len({frozenset(map(value, arm.results)) for arm in arms.values()}) > 1
-    ]
-    if len({len(arm.results) for arm in arms.values()}) > 1:
-        found.append("The arms have different numbers of seeds.")
-    return found

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from steper.store import Run, write_records
 from steper.world.generator import World
 
 
-class Size(Protocol):
-    """How large a world is."""
-
-    @property
-    def train_questions(self) -> int:
-        """Questions for the teacher."""
-
-    @property
-    def test_questions(self) -> int:
-        """Held-out questions."""
-
-    @property
-    def split(self) -> float:
-        """Share of entities told of in two passages."""
-
-
-def make_world(folder: Path, size: Size, *, seed: int) -> None:
+def make_world(
+    folder: Path, *, seed: int, train_questions: int, test_questions: int, split: float
+) -> None:
     """Write one corpus of two worlds, and questions whose entities never meet."""
     stage = Run.open(
         folder,
         stage="world",
         config={
             "seed": seed,
-            "train": size.train_questions,
-            "test": size.test_questions,
-            "split": size.split,
+            "train": train_questions,
+            "test": test_questions,
+            "split": split,
         },
         inputs={},
     )
@@ -42,13 +27,11 @@ def make_world(folder: Path, size: Size, *, seed: int) -> None:
         return
     worlds = {
         "train": World.generate(
-            seed=seed, part="train", entities=max(100, size.train_questions), split=size.split
+            seed=seed, part="train", entities=max(100, train_questions), split=split
         ),
-        "test": World.generate(
-            seed=seed, part="test", entities=size.test_questions + 100, split=size.split
-        ),
+        "test": World.generate(seed=seed, part="test", entities=test_questions + 100, split=split),
     }
-    counts = {"train": size.train_questions, "test": size.test_questions}
+    counts = {"train": train_questions, "test": test_questions}
     passages = [p for world in worlds.values() for p in world.passages.values()]
     questions = [q for part, w in worlds.items() for q in w.questions(counts[part], seed=seed)]
     write_records(folder / "corpus.jsonl", passages)
